@@ -1,0 +1,611 @@
+"""The Triton kernels: taps, blur, and the backward of blur. Nothing but ``@triton.jit`` here.
+
+A plane is blurred as ``T(a) z T(b)ᵀ`` by two matrix products whose banded operands are built on
+chip from the tap tables, so the cost hardly depends on the radius. A program owns one column
+strip of PLANES channels and runs over its images, so the operands are built once per program:
+
+* rows resident (``H <= BLOCK_H``): the vertical operand is the whole T(a), border folded in;
+* rows streamed: T(a) is block tridiagonal. Blocks of rows go by, the previous and the next one
+  kept on chip, and the border is folded in where rows are loaded.
+
+Columns are always resident in a window of BLOCK_W columns around the OUT_W that a strip writes.
+
+Tiles are (PLANES, rows, columns); with PLANES = 1 the first axis is dropped, because the widest
+tensor-core instructions take two axes only. Index names follow F(g, z) = g[i,k] T_a[i,j] z[j,l]
+T_b[k,l]: i, k count outputs of the blur, j, l its inputs.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def rows_of(x, PLANES: tl.constexpr):
+    """Lay a vector along the rows of a tile."""
+    if PLANES == 1:
+        return x[:, None]
+    else:
+        return x[None, :, None]
+
+
+@triton.jit
+def columns_of(x, PLANES: tl.constexpr):
+    """Lay a vector along the columns of a tile."""
+    if PLANES == 1:
+        return x[None, :]
+    else:
+        return x[None, None, :]
+
+
+@triton.jit
+def transpose(x):
+    if len(x.shape) == 2:
+        return tl.trans(x)
+    else:
+        return tl.permute(x, (0, 2, 1))
+
+
+@triton.jit
+def fold(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
+    """Where the border rule finds a logical index: in [0, SIZE), whatever the distance."""
+    if BORDER == "zeros" or BORDER == "replicate":
+        return tl.minimum(tl.maximum(index, 0), SIZE - 1)
+    elif BORDER == "circular" or SIZE == 1:
+        return ((index % SIZE) + SIZE) % SIZE
+    elif BORDER == "symmetric":
+        index = ((index % (2 * SIZE)) + 2 * SIZE) % (2 * SIZE)
+        return tl.minimum(index, 2 * SIZE - 1 - index)
+    else:  # reflect
+        index = ((index % (2 * SIZE - 2)) + 2 * SIZE - 2) % (2 * SIZE - 2)
+        return tl.minimum(index, 2 * SIZE - 2 - index)
+
+
+@triton.jit
+def tap(table_ptr, n, RADIUS: tl.constexpr):
+    """The tap at distance n, zero beyond the window."""
+    n = tl.abs(n)
+    return tl.load(table_ptr + n, mask=n <= RADIUS, other=0.0)
+
+
+@triton.jit
+def toeplitz(table_ptr, i, j, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr):
+    """T[i, j]: the taps of every image of input j that output i sees. BORDER "band": no images."""
+    t = tap(table_ptr, i - j, RADIUS)
+    if BORDER == "replicate":
+        for n in range(1, RADIUS + 1):
+            beyond = ((j == 0) & (n > i)).to(tl.float32) + (
+                (j == SIZE - 1) & (n > SIZE - 1 - i)
+            ).to(tl.float32)
+            t += tl.load(table_ptr + n) * beyond
+    elif BORDER == "circular" or (BORDER == "reflect" and SIZE == 1):
+        for m in range(1, (RADIUS + SIZE - 1) // SIZE + 1):
+            t += tap(table_ptr, i - j - m * SIZE, RADIUS) + tap(
+                table_ptr, i - j + m * SIZE, RADIUS
+            )
+    elif BORDER == "symmetric":
+        for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE) + 1):
+            t += tap(table_ptr, i - j - 2 * m * SIZE, RADIUS)
+            t += tap(table_ptr, i - j + 2 * m * SIZE, RADIUS)
+        for m in range(0, (RADIUS - 1) // (2 * SIZE) + 1):
+            t += tap(table_ptr, i + j + 1 + 2 * m * SIZE, RADIUS)
+            t += tap(table_ptr, i + j + 1 - 2 * (m + 1) * SIZE, RADIUS)
+    elif BORDER == "reflect":
+        inner = (j > 0) & (j < SIZE - 1)  # the two end samples are not mirrored
+        for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE - 2) + 1):
+            t += tap(table_ptr, i - j - m * (2 * SIZE - 2), RADIUS)
+            t += tap(table_ptr, i - j + m * (2 * SIZE - 2), RADIUS)
+        for m in range(0, RADIUS // (2 * SIZE - 2) + 1):
+            t += tl.where(inner, tap(table_ptr, i + j + m * (2 * SIZE - 2), RADIUS), 0.0)
+            t += tl.where(inner, tap(table_ptr, i + j - (m + 1) * (2 * SIZE - 2), RADIUS), 0.0)
+    inside = (i >= 0) & (i < SIZE) & (j >= 0) & (j < SIZE)
+    if BORDER == "band":
+        return t
+    else:
+        return tl.where(inside, t, 0.0)
+
+
+@triton.jit
+def table_rounding(table_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr):
+    """(scale, centre): what keeps a table true when its Toeplitz matrix is rounded to DTYPE.
+
+    scale is the power of two that brings the largest tap near 1, so no cotangent over- or
+    underflows; centre is what the side taps lose in rounding, given back to the centre tap, so the
+    DC gain is that of the table to one rounding.
+    """
+    BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
+    n = columns_of(tl.arange(0, BLOCK_R), PLANES)
+    taps = tl.load(table_ptr + n, mask=n <= RADIUS, other=0.0)
+    AXIS: tl.constexpr = len(taps.shape) - 1
+    peak = tl.maximum(tl.max(tl.abs(taps), AXIS, keep_dims=True), 1e-30)
+    scale = tl.exp2(tl.ceil(tl.log2(peak)))
+    lost = taps / scale - (taps / scale).to(DTYPE).to(tl.float32)
+    centre = 2.0 * tl.sum(tl.where(n > 0, lost, 0.0), AXIS, keep_dims=True)
+    return scale, centre
+
+
+@triton.jit
+def operand(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
+    """A tile of T as the dots take it: scaled and rounded to DTYPE (exact for float32)."""
+    if DTYPE == tl.float32:
+        return t
+    else:
+        return (t / scale + tl.where(on_diagonal, centre, 0.0)).to(DTYPE)
+
+
+@triton.jit
+def load_rows(
+    ptr, rows, columns, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    mask,
+    H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
+    WRAP: tl.constexpr, PLANES: tl.constexpr,
+):  # fmt: skip
+    """A tile of logical rows, border folded in along the rows; BORDER "zeros" leaves zeros."""
+    if BORDER == "zeros":
+        seen = (rows >= 0) & (rows < H)
+    else:
+        seen = (rows >= -RADIUS) & (rows < H + RADIUS)
+    i = fold(rows, H, BORDER)
+    if WRAP:
+        l = columns_of(fold(columns, W, "circular"), PLANES)
+    else:
+        l = columns_of(columns, PLANES)
+        mask &= l < W
+    i = rows_of(i, PLANES)
+    if H * STRIDE_H + W * STRIDE_W >= 2**31:
+        i = i.to(tl.int64)
+        l = l.to(tl.int64)
+    return tl.load(ptr + i * STRIDE_H + l * STRIDE_W, mask=mask & rows_of(seen, PLANES), other=0.0)
+
+
+@triton.jit
+def store_rows(
+    ptr, tile, rows, columns, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    mask,
+    H: tl.constexpr, W: tl.constexpr, PLANES: tl.constexpr,
+):  # fmt: skip
+    """Write a tile of real rows."""
+    i = rows_of(rows, PLANES)
+    k = columns_of(columns, PLANES)
+    mask &= (i < H) & (k < W)
+    if H * STRIDE_H + W * STRIDE_W >= 2**31:
+        i = i.to(tl.int64)
+        k = k.to(tl.int64)
+    tl.store(ptr + i * STRIDE_H + k * STRIDE_W, tile.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def program(C, PLANES: tl.constexpr, STRIPS: tl.constexpr, SEGMENTS: tl.constexpr):
+    """(strip of columns, segment of rows, first channel, split of the batch) of this program."""
+    pid = tl.program_id(0)
+    groups = tl.cdiv(C, PLANES)
+    rest = pid // (STRIPS * SEGMENTS)
+    return pid % STRIPS, pid // STRIPS % SEGMENTS, (rest % groups) * PLANES, rest // groups
+
+
+@triton.jit
+def channels(first, PLANES: tl.constexpr):
+    if PLANES == 1:
+        return first
+    else:
+        return first + tl.arange(0, PLANES)[:, None, None]
+
+
+@triton.jit
+def strip_columns(
+    strip,
+    BLOCK_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
+    STRIPS: tl.constexpr, W: tl.constexpr, WRAP: tl.constexpr,
+):  # fmt: skip
+    """(columns of the window, which of them are this strip's own); windows overlap by halos."""
+    columns = strip * STEP_W + tl.arange(0, BLOCK_W)
+    first = strip * STEP_W + HALO
+    if WRAP:
+        own = (columns >= first) & (columns < first + STEP_W)
+        columns -= HALO
+    else:
+        own = ((strip == 0) | (columns >= first)) & (
+            (strip == STRIPS - 1) | (columns < first + STEP_W)
+        )
+    return columns, own & (columns < W)
+
+
+@triton.jit
+def vertical_operands(
+    a_ptr, rows, scale, centre,
+    BLOCK_H: tl.constexpr, H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
+    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """What a block of output rows takes from the block (above, at, below) it. BORDER "band" is
+    T(a) over logical rows, anything else T(a)ᵀ by position."""
+    i = rows_of(rows, PLANES)
+    j = columns_of(rows, PLANES)
+    if BORDER == "band":
+        above = toeplitz(a_ptr, i, j - BLOCK_H, H, RADIUS, BORDER)
+        at = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
+        below = toeplitz(a_ptr, i, j + BLOCK_H, H, RADIUS, BORDER)
+    else:
+        above = toeplitz(a_ptr, j - BLOCK_H, i, H, RADIUS, BORDER)
+        at = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
+        below = toeplitz(a_ptr, j + BLOCK_H, i, H, RADIUS, BORDER)
+    return (
+        operand(above, False, scale, centre, DTYPE),
+        operand(at, i == j, scale, centre, DTYPE),
+        operand(below, False, scale, centre, DTYPE),
+    )
+
+
+@triton.jit
+def blur_kernel(
+    z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
+    y_ptr, y_stride_n, Y_STRIDES: tl.constexpr,
+    a_ptr, a_stride_n, a_stride_c,
+    b_ptr, b_stride_n, b_stride_c,
+    N, C, splits,
+    H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
+    ADJOINT: tl.constexpr,
+    PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr, STRIPS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """y = T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b)."""
+    DTYPE: tl.constexpr = z_ptr.dtype.element_ty
+    BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)
+    WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
+    # Where T is not symmetric its adjoint has no folded form: zeros outside, T by position.
+    BY_POSITION: tl.constexpr = ADJOINT and (BORDER == "reflect" or BORDER == "replicate")
+    ROW_BORDER: tl.constexpr = "zeros" if BY_POSITION or BLOCKS == 1 else BORDER
+
+    strip, segment, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
+    c = channels(channel, PLANES)
+    mask_c = c < C
+    z_ptr += c.to(tl.int64) * Z_STRIDES[1]
+    y_ptr += c.to(tl.int64) * Y_STRIDES[1]
+    c = tl.minimum(c, C - 1)
+    split = split.to(tl.int64)
+    a_ptr += split * a_stride_n + c * a_stride_c
+    b_ptr += split * b_stride_n + c * b_stride_c
+
+    rows = tl.arange(0, BLOCK_H)
+    columns, own = strip_columns(strip, BLOCK_W, STEP_W, HALO, STRIPS, W, WRAP)
+    mask_y = mask_c & columns_of(own, PLANES)
+
+    a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, b_centre = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    l, k = rows_of(columns, PLANES), columns_of(columns, PLANES)
+    if ADJOINT:
+        tb = toeplitz(b_ptr, l, k, W, RADIUS, "band" if WRAP else BORDER)
+    else:
+        tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
+    tb = operand(tb, l == k, b_scale, b_centre, DTYPE)
+
+    if BLOCKS == 1:
+        i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
+        if ADJOINT:
+            ta = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
+        else:
+            ta = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
+        ta = operand(ta, i == j, a_scale, a_centre, DTYPE)
+    elif not BY_POSITION:
+        above, at, below = vertical_operands(
+            a_ptr, rows, a_scale, a_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
+        )
+
+    for m in range(0, tl.cdiv(N - split, splits)):
+        n = split + m * splits
+        z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
+        y_n = y_ptr + n * (y_stride_n * Y_STRIDES[0])
+        if BLOCKS == 1:
+            z = load_rows(z_n, rows, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+            u = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
+            y = tl.dot(ta, u, input_precision=PRECISION)
+            if DTYPE != tl.float32:
+                y *= a_scale * b_scale
+            store_rows(y_n, y, rows, columns, Y_STRIDES[2], Y_STRIDES[3], mask_y, H, W, PLANES)
+        else:
+            first = segment * BLOCKS // SEGMENTS
+            last = (segment + 1) * BLOCKS // SEGMENTS
+            row = rows + (first - 1) * BLOCK_H
+            z = load_rows(z_n, row, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+            u_above = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
+            z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+            u_at = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
+            for block in range(first, last):
+                row = rows + block * BLOCK_H
+                z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                              H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+                u_below = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
+                if BY_POSITION:
+                    above, at, below = vertical_operands(
+                        a_ptr, row, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
+                    )
+                y = tl.dot(above, u_above, input_precision=PRECISION)
+                y = tl.dot(at, u_at, y, input_precision=PRECISION)
+                y = tl.dot(below, u_below, y, input_precision=PRECISION)
+                if DTYPE != tl.float32:
+                    y *= a_scale * b_scale
+                store_rows(y_n, y, row, columns, Y_STRIDES[2], Y_STRIDES[3], mask_y, H, W, PLANES)
+                u_above = u_at
+                u_at = u_below
+
+
+@triton.jit
+def gathered(d, index, valid):
+    """sum over rows i of d[i, index[i, n]] where valid: (..., 1, taps)."""
+    AXIS: tl.constexpr = len(d.shape) - 1
+    index = tl.minimum(tl.maximum(index, 0), d.shape[AXIS] - 1)
+    if AXIS == 2:
+        index = tl.broadcast_to(index, d.shape[0], d.shape[1], index.shape[2])
+    return tl.sum(tl.where(valid, tl.gather(d, index, AXIS), 0.0), AXIS - 1, keep_dims=True)
+
+
+@triton.jit
+def tap_sums(d, i, own, n, start, SIZE: tl.constexpr, BORDER: tl.constexpr):
+    """∂F/∂table from d = ∂F/∂T whose columns begin at input index start: sum d over the entries
+    that tap n reaches from the outputs i that are this program's own."""
+    if BORDER == "band":
+        below, above = i + n, i - n
+    else:
+        below, above = fold(i + n, SIZE, BORDER), fold(i - n, SIZE, BORDER)
+    own &= i < SIZE
+    if BORDER == "zeros":
+        sums = gathered(d, below - start, own & (i + n < SIZE))
+        return sums + gathered(d, above - start, own & (n > 0) & (i - n >= 0))
+    else:
+        return gathered(d, below - start, own) + gathered(d, above - start, own & (n > 0))
+
+
+@triton.jit
+def grad_kernel(
+    g_ptr, g_stride_n, G_STRIDES: tl.constexpr,
+    z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
+    dz_ptr, dz_stride_n, DZ_STRIDES: tl.constexpr,
+    a_ptr, a_stride_n, a_stride_c,
+    b_ptr, b_stride_n, b_stride_c,
+    partial_ptr,
+    N, C, splits,
+    H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
+    NEED_DZ: tl.constexpr, NEED_DA: tl.constexpr, NEED_DB: tl.constexpr,
+    PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr, STRIPS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dz = T(a)ᵀ g T(b), ∂F/∂a and ∂F/∂b of F = <g, T(a) z T(b)ᵀ>, each of g and z read once.
+
+    With w = T(a)ᵀ g and u = z T(b)ᵀ: dz = w T(b), ∂F/∂T_b = wᵀ z, ∂F/∂T_a = g uᵀ. The last two
+    stay in the dots' accumulators over all planes of the program, and their diagonals are summed
+    once at the end into partial (splits, strips · segments, 2, C, RADIUS + 1).
+    """
+    DTYPE: tl.constexpr = z_ptr.dtype.element_ty
+    BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)
+    WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
+    BY_POSITION: tl.constexpr = BORDER == "reflect" or BORDER == "replicate"
+    Z_BORDER: tl.constexpr = "zeros" if BLOCKS == 1 else BORDER
+    G_BORDER: tl.constexpr = "zeros" if BLOCKS == 1 or BY_POSITION else BORDER
+    BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
+    NEED_W: tl.constexpr = NEED_DZ or NEED_DB
+
+    strip, segment, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
+    c = channels(channel, PLANES)
+    mask_c = c < C
+    g_ptr += c.to(tl.int64) * G_STRIDES[1]
+    z_ptr += c.to(tl.int64) * Z_STRIDES[1]
+    dz_ptr += c.to(tl.int64) * DZ_STRIDES[1]
+    tile = (split * SEGMENTS + segment) * STRIPS + strip
+    partial_ptr += (tile.to(tl.int64) * (NEED_DA + NEED_DB) * C + c) * (RADIUS + 1)
+    c = tl.minimum(c, C - 1)
+    split = split.to(tl.int64)
+    a_ptr += split * a_stride_n + c * a_stride_c
+    b_ptr += split * b_stride_n + c * b_stride_c
+
+    rows = tl.arange(0, BLOCK_H)
+    columns, own = strip_columns(strip, BLOCK_W, STEP_W, HALO, STRIPS, W, WRAP)
+    mask_own = mask_c & columns_of(own, PLANES)
+
+    a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, b_centre = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    k, l = rows_of(columns, PLANES), columns_of(columns, PLANES)
+    tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
+    tb = operand(tb, k == l, b_scale, b_centre, DTYPE)
+    i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
+    if BLOCKS == 1:
+        ta = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
+        ta = operand(ta, i == j, a_scale, a_centre, DTYPE)  # T(a)ᵀ
+    elif not BY_POSITION:
+        above, at, below = vertical_operands(
+            a_ptr, rows, a_scale, a_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
+        )
+
+    if PLANES == 1:
+        db = tl.zeros((BLOCK_W, BLOCK_W), tl.float32)
+        da_at = tl.zeros((BLOCK_H, BLOCK_H), tl.float32)
+    else:
+        db = tl.zeros((PLANES, BLOCK_W, BLOCK_W), tl.float32)
+        da_at = tl.zeros((PLANES, BLOCK_H, BLOCK_H), tl.float32)
+    if BLOCKS > 1:
+        da_above = tl.zeros_like(da_at)
+        da_below = tl.zeros_like(da_at)
+
+    for m in range(0, tl.cdiv(N - split, splits)):
+        n = split + m * splits
+        g_n = g_ptr + n * (g_stride_n * G_STRIDES[0])
+        z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
+        dz_n = dz_ptr + n * (dz_stride_n * DZ_STRIDES[0])
+        if BLOCKS == 1:
+            g = load_rows(g_n, rows, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
+                          H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
+            z = load_rows(z_n, rows, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+            if NEED_W:
+                w = tl.dot(ta, g, input_precision=PRECISION).to(DTYPE)
+            if NEED_DZ:
+                dz = tl.dot(w, tb, input_precision=PRECISION)
+                if DTYPE != tl.float32:
+                    dz *= a_scale * b_scale
+                store_rows(dz_n, dz, rows, columns, DZ_STRIDES[2], DZ_STRIDES[3], mask_own,
+                           H, W, PLANES)  # fmt: skip
+            if NEED_DB:
+                db = tl.dot(transpose(w), z, db, input_precision=PRECISION)
+            if NEED_DA:
+                u = tl.dot(z, transpose(tb), input_precision=PRECISION)
+                if STRIPS > 1:
+                    u = tl.where(columns_of(own, PLANES), u, 0.0)
+                da_at = tl.dot(g, transpose(u.to(DTYPE)), da_at, input_precision=PRECISION)
+        else:
+            first = segment * BLOCKS // SEGMENTS
+            last = (segment + 1) * BLOCKS // SEGMENTS
+            row = rows + (first - 1) * BLOCK_H
+            g = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
+                          H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
+            z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+            if NEED_W:
+                g_above = load_rows(g_n, row, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
+                                    H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
+            if NEED_DA:
+                z_above = load_rows(z_n, row, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                                    H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+                u_above = tl.dot(z_above, transpose(tb), input_precision=PRECISION).to(DTYPE)
+                u = tl.dot(z, transpose(tb), input_precision=PRECISION).to(DTYPE)
+            for block in range(first, last):
+                row = rows + block * BLOCK_H
+                real = rows_of(row, PLANES) < H
+                g_below = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3],
+                                    mask_c, H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
+                z_below = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3],
+                                    mask_c, H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+                if NEED_W:
+                    if BY_POSITION:
+                        above, at, below = vertical_operands(
+                            a_ptr, row, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
+                        )
+                    w = tl.dot(above, g_above, input_precision=PRECISION)
+                    w = tl.dot(at, g, w, input_precision=PRECISION)
+                    w = tl.dot(below, g_below, w, input_precision=PRECISION)
+                    w = tl.where(real, w, 0.0).to(DTYPE)
+                    g_above = g
+                if NEED_DZ:
+                    dz = tl.dot(w, tb, input_precision=PRECISION)
+                    if DTYPE != tl.float32:
+                        dz *= a_scale * b_scale
+                    store_rows(dz_n, dz, row, columns, DZ_STRIDES[2], DZ_STRIDES[3], mask_own,
+                               H, W, PLANES)  # fmt: skip
+                if NEED_DB:
+                    db = tl.dot(transpose(w), z, db, input_precision=PRECISION)
+                if NEED_DA:
+                    u_below = tl.dot(z_below, transpose(tb), input_precision=PRECISION).to(DTYPE)
+                    g_own = tl.where(real & columns_of(own, PLANES), g, 0.0)
+                    da_above = tl.dot(g_own, transpose(u_above), da_above, input_precision=PRECISION)
+                    da_at = tl.dot(g_own, transpose(u), da_at, input_precision=PRECISION)
+                    da_below = tl.dot(g_own, transpose(u_below), da_below, input_precision=PRECISION)
+                    u_above = u
+                    u = u_below
+                g = g_below
+                z = z_below
+
+    n = columns_of(tl.arange(0, BLOCK_R), PLANES)
+    mask_n = mask_c & (n <= RADIUS)
+    if NEED_DA:
+        if BLOCKS == 1:
+            da = tap_sums(da_at, i, i < H, n, 0, H, BORDER)
+        else:
+            da = gathered(da_at, i + n, i + n < BLOCK_H)
+            da += gathered(da_below, i + n - BLOCK_H, i + n >= BLOCK_H)
+            da += gathered(da_at, i - n, (n > 0) & (i - n >= 0))
+            da += gathered(da_above, i - n + BLOCK_H, (n > 0) & (i - n < 0))
+        if DTYPE != tl.float32:
+            da *= b_scale
+        tl.store(partial_ptr + n, da, mask=mask_n)
+    if NEED_DB:
+        db = tap_sums(
+            db, k, rows_of(own, PLANES), n, tl.min(columns, 0), W, "band" if WRAP else BORDER
+        )
+        if DTYPE != tl.float32:
+            db *= a_scale
+        tl.store(partial_ptr + NEED_DA * C * (RADIUS + 1) + n, db, mask=mask_n)
+
+
+@triton.jit
+def gaussian_window(
+    r,
+    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr, NODES: tl.constexpr,
+):  # fmt: skip
+    """(taps, their derivative by r) of one σ = |r|: 1-D over the distance, summing to one over the
+    two-sided window. TRUNCATE 0 keeps the whole window; NODES as in gaussian.py."""
+    BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
+    n = tl.arange(0, BLOCK_R)
+    t = r * r
+    t += 0.0 * t  # an infinite σ has no taps: NaN
+    if DISCRETE:
+        m = tl.arange(0, 2 * NODES)  # NODES + 1 angles in [0, π], padded
+        PI_BY_NODES: tl.constexpr = 3.141592653589793 / NODES
+        bend = tl.cos(m * PI_BY_NODES) - 1.0
+        weight = tl.where((m == 0) | (m == NODES), 1.0, 2.0)
+        density = tl.where(m <= NODES, weight * tl.exp(t * bend), 0.0)
+        # reduce the angle n·m·π/NODES before it is rounded
+        wave = tl.cos((m[:, None] * n[None, :] % (2 * NODES)) * PI_BY_NODES)
+        taps = tl.sum(density[:, None] * wave, 0)
+        slope = tl.sum((density * bend)[:, None] * wave, 0)
+    else:
+        # below 1e-4 every side tap is zero in any dtype, and so is its derivative
+        safe = tl.where(t < 1e-4, 1e-4, t)  # keeps NaN
+        square = (n * n).to(tl.float32)
+        taps = tl.exp(-square / (2.0 * safe))
+        slope = tl.where(taps > 0, taps * square / (2.0 * safe * safe), 0.0)
+    inside = n <= RADIUS
+    if TRUNCATE > 0:
+        inside &= n <= TRUNCATE * tl.abs(r)
+    both = tl.where(n > 0, 2.0, 1.0)
+    taps = tl.where(inside, taps, 0.0)
+    slope = tl.where(inside, slope, 0.0)
+    total = tl.sum(both * taps, 0)
+    taps /= total
+    slope = (slope - taps * tl.sum(both * slope, 0)) / total
+    return taps, 2.0 * r * slope
+
+
+@triton.jit
+def tables_kernel(
+    r_ptr, s_ptr,
+    a_ptr, b_ptr,
+    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr, NODES: tl.constexpr,
+    GATED: tl.constexpr,
+):  # fmt: skip
+    """a = sigmoid(s) k(|r|), b = k(|r|), one (r, s) a program."""
+    row = tl.program_id(0)
+    r = tl.load(r_ptr + row).to(tl.float32)
+    taps, _ = gaussian_window(r, RADIUS, DISCRETE, TRUNCATE, NODES)
+    gate = 1.0
+    if GATED:
+        gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
+    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
+    offs = row.to(tl.int64) * (RADIUS + 1) + n
+    tl.store(a_ptr + offs, gate * taps, mask=n <= RADIUS)
+    tl.store(b_ptr + offs, taps, mask=n <= RADIUS)
+
+
+@triton.jit
+def tables_grad_kernel(
+    r_ptr, s_ptr,
+    da_ptr, db_ptr,
+    dr_ptr, ds_ptr,
+    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr, NODES: tl.constexpr,
+    GATED: tl.constexpr,
+):  # fmt: skip
+    """dr = <sigmoid(s) da + db, ∂k/∂r>, ds = sigmoid'(s) <da, k>, one (r, s) a program."""
+    row = tl.program_id(0)
+    r = tl.load(r_ptr + row).to(tl.float32)
+    taps, slope = gaussian_window(r, RADIUS, DISCRETE, TRUNCATE, NODES)
+    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
+    offs = row.to(tl.int64) * (RADIUS + 1) + n
+    da = tl.load(da_ptr + offs, mask=n <= RADIUS, other=0.0)
+    db = tl.load(db_ptr + offs, mask=n <= RADIUS, other=0.0)
+    gate = 1.0
+    if GATED:
+        gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
+        ds = gate * (1.0 - gate) * tl.sum(da * taps, 0)
+        tl.store(ds_ptr + row, ds.to(ds_ptr.dtype.element_ty))
+    dr = tl.sum((gate * da + db) * slope, 0)
+    tl.store(dr_ptr + row, dr.to(dr_ptr.dtype.element_ty))

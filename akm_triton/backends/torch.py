@@ -1,0 +1,202 @@
+"""The ops in plain PyTorch, on any device: matrix products with the Toeplitz matrix of the taps.
+
+Planes are grouped by the table they share, x (G, M, H, W) with tables (G or 1, R+1), so that one
+matrix meets the rows of M planes in one product. T(a) is banded: a large map is cut into blocks
+of rows, each with only the columns its taps reach. Two forms of the same products:
+
+    planes   x T(b)ᵀ over all rows of a group, then T(a) x plane by plane
+    rotated  each product contracts the last axis and puts the result in front, so that both
+             run over the whole group: (G, M, H, W) → T(b) → (G, W, M, H) → T(a) → (G, H, W, M)
+
+Every function is a composition of differentiable operations and reads no value on the host.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from akm_triton.borders import SELF_ADJOINT, Window, indicator, windows
+
+# Measured on a CPU in float32 (maps 7² to 224², radius 1 to 15): a product per plane is too small
+# to be efficient below this area, and above it the strides of the rotated form cost more.
+ROTATED_AREA = 100
+# Rows a block: narrower blocks are inefficient products, wider ones multiply more zeros.
+# ∂F/∂T has its long sum over the other axis and wants the wider.
+ROWS, GRAD_ROWS = 32, 64
+
+
+class _Band(NamedTuple):
+    window: Window
+    matrix: Tensor  # (G or 1, rows, columns), a block of T(a) or T(a)ᵀ
+
+
+def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) -> Tensor:
+    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b).
+
+    Shape: z (N, C, H, W); a and b (1, R+1), (C, R+1) or (N, C, R+1), centre tap first. y is as z
+    in shape, dtype and memory format; half precision is computed in float32.
+    """
+    x, ta, tb = _group(z, a, b), _table(a, b, z), _table(b, a, z)
+    down = _bands(ta, z.shape[2], border, adjoint)
+    across = _bands(tb, z.shape[3], border, adjoint)
+    if _is_rotated(z):
+        x = _rotate(_rotate(x, across), down).permute(0, 3, 1, 2)
+    else:
+        x = _down(_across(x, across), down)
+    return _ungroup(x, z)
+
+
+def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b.
+
+    ∂F/∂T(a) = g Uᵀ with U = z T(b)ᵀ, and ∂F/∂T(b) = Wᵀ z with W = T(a)ᵀ g, summed over the planes
+    that share a table and along the diagonals.
+    """
+    _, da, db = _tap_grads(g, z, a, b, border)
+    return da, db
+
+
+def blur_backward(
+    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b) formatted as z."""
+    w, da, db = _tap_grads(g, z, a, b, border)
+    across = _bands(_table(b, a, z), z.shape[3], border, adjoint=True)
+    if _is_rotated(z):
+        dx = _unrotate(w, across)
+    else:
+        dx = _across(w, across)
+    return _ungroup(dx, z), da, db
+
+
+def _tap_grads(
+    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """W = T(a)ᵀ g, (G, M, H, W) or rotated (G, W, M, H), and (∂F/∂a, ∂F/∂b)."""
+    x, dy, ta, tb = _group(z, a, b), _group(g, a, b), _table(a, b, z), _table(b, a, z)
+    down = _bands(ta, z.shape[2], border, adjoint=True)
+    across = _bands(tb, z.shape[3], border)
+    if _is_rotated(z):
+        dy = dy.permute(0, 2, 3, 1)  # (G, H, W, M), as the rotated y
+        da = _diagonals(dy.flatten(2), _rotate(x, across).flatten(1, 2), ta, border)
+        w = _unrotate(dy, down)
+        db = _diagonals(w.flatten(2), x.flatten(1, 2), tb, border)
+    else:
+        da = _diagonals(dy, _across(x, across).mT, ta, border)
+        w = _down(dy, down)
+        db = _diagonals(w.flatten(1, 2).mT, x.flatten(1, 2), tb, border)
+    return w, _ungroup_table(da, a, b, z), _ungroup_table(db, b, a, z)
+
+
+# The products. x (G, M, H, W); bands of T along the axis they name.
+
+
+def _across(x: Tensor, bands: list[_Band]) -> Tensor:
+    rows = x.flatten(1, 2)
+    parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
+    return _cat(parts, -1).unflatten(1, x.shape[1:3])
+
+
+def _down(x: Tensor, bands: list[_Band]) -> Tensor:
+    parts = [matrix[:, None] @ _columns(x.mT, w).mT for w, matrix in bands]
+    return _cat(parts, -2)
+
+
+def _rotate(x: Tensor, bands: list[_Band]) -> Tensor:
+    """(G, P, Q, K) → (G, K, P, Q)"""
+    rows = x.flatten(1, 2)
+    parts = [matrix @ _columns(rows, w).mT for w, matrix in bands]
+    return _cat(parts, 1).unflatten(2, x.shape[1:3])
+
+
+def _unrotate(x: Tensor, bands: list[_Band]) -> Tensor:
+    """(G, K, P, Q) → (G, P, Q, K)"""
+    rows = x.flatten(2).mT
+    parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
+    return _cat(parts, -1).unflatten(1, x.shape[2:])
+
+
+def _diagonals(left: Tensor, right: Tensor, table: Tensor, border: str) -> Tensor:
+    """∂F/∂a (G, R+1) from ∂F/∂T(a) = left @ right (G, size, size), or one such for each plane."""
+    radius = table.shape[-1] - 1
+    grad = left.new_zeros(left.shape[0], radius + 1)
+    for w in windows(left.shape[-2], radius, border, GRAD_ROWS):
+        block = left[..., w.start : w.stop, :] @ _columns(right, w)
+        if block.dim() == 4:
+            block = block.sum(1)
+        grad = grad + block.flatten(1) @ indicator(w, radius, border, table).mT
+    return grad
+
+
+def _bands(table: Tensor, size: int, border: str, adjoint: bool = False) -> list[_Band]:
+    """T(table), or its transpose, in blocks of rows."""
+    radius, transpose = table.shape[-1] - 1, adjoint and border not in SELF_ADJOINT
+    return [
+        _Band(w, (table @ indicator(w, radius, border, table, transpose)).unflatten(1, w.shape))
+        for w in windows(size, radius, border, ROWS)
+    ]
+
+
+def _columns(x: Tensor, window: Window) -> Tensor:
+    """The columns of x that a block of T reads; past either end they wrap around."""
+    first, last, size = window.first, window.last, x.shape[-1]
+    parts = [x[..., max(first, 0) : min(last, size)]]
+    if first < 0:
+        parts.insert(0, x[..., first:])
+    if last > size:
+        parts.append(x[..., : last - size])
+    return _cat(parts, -1)
+
+
+def _cat(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+# Which form, and which planes share a table.
+
+
+def _is_rotated(z: Tensor) -> bool:
+    return z.shape[2] * z.shape[3] <= ROTATED_AREA
+
+
+def _compute_dtype(z: Tensor) -> torch.dtype:
+    return torch.promote_types(z.dtype, torch.float32)
+
+
+def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(N, C, H, W) → (G, M, H, W): a table for every plane, for all planes, or for each channel."""
+    n, c, h, w = z.shape
+    x = z.to(_compute_dtype(z))
+    if a.dim() == 3 or b.dim() == 3:
+        x = x.reshape(n * c, 1, h, w)
+    elif a.shape[0] == b.shape[0] == 1:
+        x = x.reshape(1, n * c, h, w)
+    else:
+        x = x.contiguous().transpose(0, 1)  # two copies of long runs: faster than one, scattered
+    return x.contiguous()
+
+
+def _ungroup(x: Tensor, z: Tensor) -> Tensor:
+    """(G, M, H, W) → (N, C, H, W) in the dtype and memory format of z."""
+    n, c = z.shape[:2]
+    x = x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(z.shape)
+    # permuted, because vmap cannot answer is_contiguous(memory_format=torch.channels_last)
+    channels_last = not z.is_contiguous() and z.permute(0, 2, 3, 1).is_contiguous()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return x.to(z.dtype).contiguous(memory_format=layout)
+
+
+def _table(table: Tensor, other: Tensor, z: Tensor) -> Tensor:
+    """Table → (G or 1, R+1), where ``other`` may be finer and so decide G."""
+    table = table.to(_compute_dtype(z))
+    if table.dim() == 2 and (other.dim() == 2 or table.shape[0] == 1):
+        return table
+    return table.expand(*z.shape[:2], -1).flatten(0, 1)
+
+
+def _ungroup_table(grad: Tensor, table: Tensor, other: Tensor, z: Tensor) -> Tensor:
+    """(G, R+1) → the shape and dtype of ``table``, summed over what was broadcast."""
+    if table.dim() == 3 or other.dim() == 3:
+        grad = grad.unflatten(0, z.shape[:2])
+    return grad.sum_to_size(table.shape).to(table.dtype)

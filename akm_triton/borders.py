@@ -1,0 +1,130 @@
+"""Border rule → how an index outside the map folds back into it."""
+
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})  # there T(a) is a symmetric matrix
+
+Index = TypeVar("Index", Tensor, np.ndarray)
+
+
+def fold(index: Index, size: int, border: str) -> Index:
+    """Fold integer positions, any distance outside, into ``[0, size)``; −1 outside for "zeros".
+
+    ::
+
+        symmetric  d c b a | a b c d | d c b a      (half-sample)
+        reflect      d c b | a b c d | c b a        (whole-sample; a map of size 1 stays at 0)
+        replicate  a a a a | a b c d | d d d d
+        circular   a b c d | a b c d | a b c d
+        zeros      0 0 0 0 | a b c d | 0 0 0 0
+    """
+    if border == "symmetric":
+        return (2 * size - 1 - abs(2 * (index % (2 * size)) - (2 * size - 1))) // 2
+    if border == "reflect":
+        return size - 1 - abs(index % max(2 * (size - 1), 1) - (size - 1))
+    if border == "replicate":
+        return index.clip(0, size - 1)
+    if border == "circular":
+        return index % size
+    if border == "zeros":
+        return (index + 1) * ((index >= 0) & (index < size)) - 1
+    raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
+
+
+class Window(NamedTuple):
+    """Rows ``start:stop`` of T(a) and the columns ``first:last`` outside which they are zero.
+
+    ``first < 0`` or ``last > size`` wraps around ("circular" only). ``before`` and ``after`` are
+    the distances to the two borders, capped where they cease to matter, so that all blocks in the
+    middle of a map, of any map, share one ``indicator``.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    before: int
+    after: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.stop - self.start, self.last - self.first
+
+
+def windows(size: int, radius: int, border: str, rows: int) -> list[Window]:
+    """Split T(a) into equal blocks of about ``rows`` rows; one block if that saves no columns."""
+    count = max(1, round(size / rows)) if rows + 2 * radius < size else 1
+    step = max(1, -(-size // count))
+    wraps = border == "circular" and count > 1
+    found = []
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        # radius + 1: folded back from a cut one beyond the radius, no tap reaches the block
+        before = radius if wraps else min(start, radius + 1)
+        after = radius if wraps else min(size - stop, radius + 1)
+        first, last = start - min(before, radius), stop + min(after, radius)
+        found.append(Window(start, stop, first, last, before, after))
+    return found
+
+
+def indicator(
+    window: Window, radius: int, border: str, like: Tensor, transpose: bool = False
+) -> Tensor:
+    """M of shape (R+1, rows·columns), such that ``a @ M`` are the entries of T(a) in ``window``.
+
+    M[n, i, j] = [fold(i + n) = j] + [fold(i − n) = j], counted once for n = 0; with ``transpose``
+    the entries are those of T(a)ᵀ. Conversely ∂F/∂a = ∂F/∂T · Mᵀ.
+
+    Eager calls share a cache, filled from NumPy: no dispatch mode and no ``inference_mode`` can
+    get hold of what it keeps. Under ``torch.compile``, or when ``like`` is a tensor subclass
+    (fake, functional), M is computed in the traced program and nothing is kept.
+    """
+    rows, before, after = window.stop - window.start, window.before, window.after
+    if torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+        taps = torch.arange(radius + 1, device=like.device)
+        cells = torch.arange(before + rows + after, device=like.device)
+        return _count(taps, cells, rows, before, after, border, transpose).to(like.dtype)
+    return _cached_indicator(
+        radius, rows, before, after, border, transpose, like.dtype, like.device
+    )
+
+
+@lru_cache(maxsize=64)  # about 0.3 MB each at radius 15
+def _cached_indicator(
+    radius: int,
+    rows: int,
+    before: int,
+    after: int,
+    border: str,
+    transpose: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    taps, cells = np.arange(radius + 1), np.arange(before + rows + after)
+    counts = _count(taps, cells, rows, before, after, border, transpose)
+    with torch.inference_mode(False):
+        return torch.from_numpy(counts.astype(np.float64)).to(device, dtype)
+
+
+def _count(
+    taps: Index,  # (R+1,) = 0 … R
+    cells: Index,  # (before + rows + after,) = 0, 1, …
+    rows: int,
+    before: int,
+    after: int,
+    border: str,
+    transpose: bool,
+) -> Index:
+    size, radius = len(cells), len(taps) - 1
+    block = cells[before : before + rows][:, None]
+    columns = cells[before - min(before, radius) : before + rows + min(after, radius)]
+    i, j = (columns, block) if transpose else (block, columns)
+    n = taps[:, None, None]
+    counts = (fold(i + n, size, border) == j) * 1 + ((fold(i - n, size, border) == j) & (n > 0)) * 1
+    return counts.reshape(radius + 1, -1)

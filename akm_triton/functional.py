@@ -1,0 +1,206 @@
+"""``modulate`` and ``gaussian_blur``: argument checks and documentation over the ops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from akm_triton import gaussian as _gaussian
+from akm_triton import ops
+from akm_triton.borders import BORDERS
+
+BACKENDS = ("triton", "torch")
+
+
+def check_options(gaussian: str, border: str, truncate: float | None, max_radius: int) -> None:
+    """Refuse options that mean nothing, by name."""
+    if gaussian not in _gaussian.FAMILIES:
+        raise ValueError(f"gaussian must be one of {_gaussian.FAMILIES}, got {gaussian!r}")
+    if border not in BORDERS:
+        raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
+    if truncate is not None and not truncate > 0:
+        raise ValueError(f"truncate must be None or positive (in units of σ), got {truncate!r}")
+    if isinstance(max_radius, bool) or not isinstance(max_radius, int):
+        raise TypeError(f"max_radius must be an int (pixels), got {type(max_radius).__name__}")
+    if max_radius < 1:
+        raise ValueError(f"max_radius must be at least 1 pixel, got {max_radius}")
+
+
+def _check_map(z: Tensor) -> None:
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z must be a Tensor, got {type(z).__name__}")
+    if not z.is_floating_point() or z.element_size() < 2:
+        raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
+    if z.dim() not in (3, 4):
+        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(z.shape)}")
+    if 0 in z.shape[-3:]:
+        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(z.shape)}")
+
+
+def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    n, c = (1, *z.shape)[-4:-2] if z.dim() == 3 else z.shape[:2]
+    if tuple(x.shape) not in ((), (1,), (c,), (n, c)):
+        raise ValueError(
+            f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
+            f"{tuple(z.shape)}, got {tuple(x.shape)}"
+        )
+    if x.device != z.device:
+        raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
+
+
+def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
+    """The backend asked for, or the one that serves z."""
+    asked = backend or os.environ.get("AKM_BACKEND") or None
+    if asked is not None and asked not in BACKENDS:
+        where = "backend" if backend else "AKM_BACKEND"
+        raise ValueError(f"{where} must be one of {BACKENDS}, got {asked!r}")
+    if asked == "torch" or (asked is None and not z.is_cuda):
+        from akm_triton.backends import torch as plain
+
+        return plain
+    refusal = None
+    if find_spec("triton") is None:
+        refusal = ImportError("backend 'triton' needs the package triton; pip install triton")
+    elif z.dtype == torch.float64:
+        refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
+    else:
+        from akm_triton.backends import triton as fused
+        from akm_triton.backends.config import MAX_RADIUS
+
+        if max_radius > MAX_RADIUS:
+            refusal = ValueError(
+                f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}"
+            )
+        elif not z.is_cuda and not fused.INTERPRET:
+            refusal = ValueError(
+                f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
+                "on the CPU set TRITON_INTERPRET=1 before the first import of triton"
+            )
+    if refusal is None:
+        return fused
+    if asked is None:
+        from akm_triton.backends import torch as plain
+
+        return plain
+    raise refusal
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast must not round taps and tables; z keeps the dtype it came in."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def _apply(
+    z: Tensor, named: dict[str, Tensor], gaussian: str, border: str, truncate: float | None,
+    max_radius: int, backend: str | None,
+) -> Tensor:  # fmt: skip
+    check_options(gaussian, border, truncate, max_radius)
+    _check_map(z)
+    for name, x in named.items():
+        _check_parameter(name, x, z)
+    chosen = _backend(backend, z, max_radius)
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    with _full_precision(z.device):
+        sized = [x.to(dtype).reshape(1) if x.dim() == 0 else x.to(dtype) for x in named.values()]
+        if len(sized) == 2 and sized[0].shape != sized[1].shape:
+            sized = list(torch.broadcast_tensors(*sized))
+        r, s = sized if len(sized) == 2 else (sized[0], None)
+        batch = z if z.dim() == 4 else z[None]
+        y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
+    return y if z.dim() == 4 else y[0]
+
+
+def modulate(
+    z: Tensor,
+    r: Tensor,
+    s: Tensor,
+    *,
+    gaussian: str = "discrete",
+    border: str = "symmetric",
+    truncate: float | None = None,
+    max_radius: int = 15,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Adaptive kernel modulation: a depthwise Gaussian blur of learned σ and a sigmoid gate.
+
+    .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(σ_c) * z_{nc}), \qquad σ = |r|
+
+    Differentiable in z, r and s. On CUDA tensors two Triton launches forward (taps, blur and gate)
+    and three backward where a map fits on chip; elsewhere plain PyTorch with the same result.
+
+    Args:
+        z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last
+            on the PyTorch path); contiguous or channels_last, which the output keeps.
+        r: σ = \|r\| in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``. The derivative by r is
+            that of t = r², so it is 0 at r = 0. NaN or inf gives NaN.
+        s: gate before the sigmoid, shapes as ``r``.
+        gaussian: ``"discrete"`` (variance exactly σ²) or ``"sampled"``, see ``gaussian_taps``.
+        border: ``"symmetric"`` (d c b a | a b c d), ``"zeros"``, ``"replicate"``, ``"reflect"``
+            or ``"circular"``. A radius larger than the map is legal.
+        truncate: also zero taps beyond ``int(truncate · σ)``; ``None`` keeps the whole window.
+        max_radius: the window's radius R in pixels; taps beyond it are cut, the rest renormalised.
+        backend: ``"triton"``, ``"torch"``, or ``None`` for the environment's ``AKM_BACKEND``,
+            else Triton on CUDA tensors where it serves and PyTorch elsewhere.
+
+    Returns:
+        A tensor of the shape, dtype and memory format of ``z``.
+
+    Raises:
+        ValueError: a shape, device, option or value that means nothing here.
+        TypeError: a dtype that is not supported.
+
+    Example:
+        >>> import torch
+        >>> z = torch.ones(1, 2, 5, 5)
+        >>> y = modulate(z, torch.tensor([0.5, 2.0]), torch.zeros(2))
+        >>> torch.allclose(y, torch.full_like(y, 0.5))  # constants stay; the gate is sigmoid(0)
+        True
+    """
+    named = {"r": r, "s": s}
+    return _apply(z, named, gaussian, border, truncate, max_radius, backend)
+
+
+def gaussian_blur(
+    z: Tensor,
+    sigma: Tensor,
+    *,
+    gaussian: str = "discrete",
+    border: str = "symmetric",
+    truncate: float | None = None,
+    max_radius: int = 15,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Depthwise Gaussian blur, differentiable in ``sigma``: ``modulate`` without the gate.
+
+    .. math:: y_{nc} = G(σ_c) * z_{nc}
+
+    Args:
+        z: maps, as for ``modulate``.
+        sigma: standard deviation in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``.
+        gaussian, border, truncate, max_radius, backend: as for ``modulate``.
+
+    Returns:
+        A tensor of the shape, dtype and memory format of ``z``.
+
+    Example:
+        >>> import torch
+        >>> z = torch.zeros(1, 1, 7, 7)
+        >>> z[..., 3, 3] = 1
+        >>> y = gaussian_blur(z, torch.tensor(1.0))
+        >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
+        (True, 1.0)
+    """
+    named = {"sigma": sigma}
+    return _apply(z, named, gaussian, border, truncate, max_radius, backend)

@@ -1,0 +1,200 @@
+"""``AKMConv2d`` and ``Modulation2d``: parameters and options around ``modulate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from akm_triton.functional import check_options, modulate
+
+SEED: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", truncate=3.0)
+"""Keywords that reproduce the formula of the paper."""
+
+GRANULARITIES = ("channel", "layer")
+
+
+class _Modulated(nn.Module):
+    """What both layers share: the parameters r and s, their options and their initialisation."""
+
+    r: nn.Parameter
+    s: nn.Parameter
+
+    def _add_modulation(
+        self, channels: int, per: str, gaussian: str, border: str,
+        truncate: float | None, max_radius: int, device: Any, dtype: Any,
+    ) -> None:  # fmt: skip
+        if per not in GRANULARITIES:
+            raise ValueError(f"per must be one of {GRANULARITIES}, got {per!r}")
+        check_options(gaussian, border, truncate, max_radius)
+        self.per, self.gaussian, self.border = per, gaussian, border
+        self.truncate, self.max_radius = truncate, max_radius
+        count = channels if per == "channel" else 1
+        self.r = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
+        self.s = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
+        self.reset_modulation()
+
+    def reset_modulation(self) -> None:
+        """r = 0.3 px (0.5 for the sampled family, whose gradient dies below), s = 2."""
+        nn.init.constant_(self.r, 0.3 if self.gaussian == "discrete" else 0.5)
+        nn.init.constant_(self.s, 2.0)
+
+    def modulate(self, z: Tensor) -> Tensor:
+        """Blur and gate ``z`` with this layer's r and s."""
+        return modulate(
+            z, self.r, self.s, gaussian=self.gaussian, border=self.border,
+            truncate=self.truncate, max_radius=self.max_radius,
+        )  # fmt: skip
+
+    @property
+    def sigma(self) -> Tensor:
+        """σ = |r| in pixels."""
+        return self.r.abs()
+
+    @property
+    def gate(self) -> Tensor:
+        """sigmoid(s)."""
+        return torch.sigmoid(self.s)
+
+    def _modulation_repr(self) -> str:
+        return (
+            f"per={self.per!r}, gaussian={self.gaussian!r}, border={self.border!r}, "
+            f"truncate={self.truncate}, max_radius={self.max_radius}"
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in ("weight", "bias"):  # the names of the paper's code
+            if prefix + "conv." + name in state_dict:
+                state_dict[prefix + name] = state_dict.pop(prefix + "conv." + name)
+        for name in ("r", "s"):
+            value = state_dict.get(prefix + name)
+            if value is not None and value.numel() == 1:  # one for the layer serves each channel
+                state_dict[prefix + name] = value.reshape(1).expand(getattr(self, name).shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class Modulation2d(_Modulated):
+    r"""Adaptive kernel modulation after any layer: ``sigmoid(s) · (G(|r|) ∗ z)``.
+
+    The order that works is conv → blur → norm → gate → activation. A gate that feeds a BatchNorm
+    directly is undone by it and does not learn; the blur is not.
+
+    Args:
+        channels: C of the maps.
+        per: ``"channel"`` (r, s of shape ``(C,)``) or ``"layer"`` (``(1,)``).
+        gaussian, border, truncate, max_radius: as for ``modulate``.
+
+    Shape:
+        ``(N, C, H, W)`` or ``(C, H, W)``, in and out.
+
+    Attributes:
+        r: starts at 0.3 (0.5 for ``gaussian="sampled"``): near the identity, centre weight 0.84 of
+            the plane, yet with a gradient; at r = 0 the gradient by r vanishes. In pixels.
+        s: starts at 2: the gate is 0.88 and moves.
+
+    Example:
+        >>> import torch
+        >>> layer = Modulation2d(8)
+        >>> layer(torch.randn(2, 8, 14, 14)).shape
+        torch.Size([2, 8, 14, 14])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        per: str = "channel",
+        gaussian: str = "discrete",
+        border: str = "symmetric",
+        truncate: float | None = None,
+        max_radius: int = 15,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self._add_modulation(
+            channels, per, gaussian, border, truncate, max_radius, device, dtype
+        )
+
+    def reset_parameters(self) -> None:
+        self.reset_modulation()
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.modulate(z)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self._modulation_repr()}"
+
+
+class AKMConv2d(_Modulated, nn.Conv2d):
+    r"""``nn.Conv2d`` that learns how far it looks and how loudly it speaks.
+
+    .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(|r_c|) * \mathrm{conv}(x)_{nc})
+
+    A drop-in for ``nn.Conv2d`` with the same arguments, and keywords of ``modulate``. Before a
+    BatchNorm the gate is inert (the norm divides it out): use a plain convolution there, then
+    ``Modulation2d`` after the norm, or gate nothing.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype: as for ``nn.Conv2d``.
+        per, gaussian, border, truncate, max_radius: as for ``Modulation2d``.
+
+    Shape:
+        As ``nn.Conv2d``.
+
+    State dict: ``weight``, ``bias``, ``r``, ``s``. A checkpoint of ``nn.Conv2d`` loads with
+    ``strict=False``; the paper's keys ``conv.weight``, ``conv.bias`` and an ``r``, ``s`` of one
+    element load too.
+
+    Example:
+        >>> import torch
+        >>> layer = AKMConv2d(3, 8, 3, padding=1)
+        >>> layer(torch.randn(2, 3, 14, 14)).shape
+        torch.Size([2, 8, 14, 14])
+        >>> layer.sigma.shape
+        torch.Size([8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        per: str = "channel",
+        gaussian: str = "discrete",
+        border: str = "symmetric",
+        truncate: float | None = None,
+        max_radius: int = 15,
+    ) -> None:
+        nn.Conv2d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+        self._add_modulation(
+            out_channels, per, gaussian, border, truncate, max_radius, device, dtype
+        )
+
+    def reset_parameters(self) -> None:
+        nn.Conv2d.reset_parameters(self)
+        if hasattr(self, "r"):  # nn.Conv2d resets before r and s are there
+            self.reset_modulation()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.modulate(nn.Conv2d.forward(self, input))
+
+    def extra_repr(self) -> str:
+        return f"{nn.Conv2d.extra_repr(self)}, {self._modulation_repr()}"
