@@ -127,4 +127,5 @@ def _count(
     i, j = (columns, block) if transpose else (block, columns)
     n = taps[:, None, None]
     counts = (fold(i + n, size, border) == j) * 1 + ((fold(i - n, size, border) == j) & (n > 0)) * 1
-    return counts.reshape(radius + 1, -1)
+    flat: Index = counts.reshape(radius + 1, -1)
+    return flat

@@ -8,7 +8,9 @@ strip of PLANES channels and runs over its images, so the operands are built onc
 * rows streamed: T(a) is block tridiagonal. Blocks of rows go by, the previous and the next one
   kept on chip, and the border is folded in where rows are loaded.
 
-Columns are always resident in a window of BLOCK_W columns around the OUT_W that a strip writes.
+Columns are resident: a strip writes columns [first, last) and reads a window of BLOCK_W around
+them. OUT_W = BLOCK_W computes the window and writes the strip's share of it; a smaller OUT_W computes
+the share alone, with narrower operands, from a window that begins HALO before it.
 
 Tiles are (PLANES, rows, columns); with PLANES = 1 the first axis is dropped, because the widest
 tensor-core instructions take two axes only. Index names follow F(g, z) = g[i,k] T_a[i,j] z[j,l]
@@ -134,37 +136,45 @@ def operand(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
 
 @triton.jit
 def load_rows(
-    ptr, rows, columns, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    ptr, first, columns, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     mask,
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
-    WRAP: tl.constexpr, PLANES: tl.constexpr,
+    WRAP: tl.constexpr, PLANES: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """A tile of logical rows, border folded in along the rows; BORDER "zeros" leaves zeros."""
-    if BORDER == "zeros":
-        seen = (rows >= 0) & (rows < H)
-    else:
-        seen = (rows >= -RADIUS) & (rows < H + RADIUS)
-    i = fold(rows, H, BORDER)
+    """A block of logical rows from ``first`` on, the border folded in along the rows ("zeros":
+    zeros outside) and, with WRAP, around the columns."""
+    rows = first + tl.arange(0, BLOCK_H)
     if WRAP:
-        l = columns_of(fold(columns, W, "circular"), PLANES)
-    else:
-        l = columns_of(columns, PLANES)
-        mask &= l < W
-    i = rows_of(i, PLANES)
+        columns = fold(columns, W, "circular")
+    l = columns_of(columns, PLANES)
+    mask &= (l >= 0) & (l < W)
     if H * STRIDE_H + W * STRIDE_W >= 2**31:
-        i = i.to(tl.int64)
+        rows = rows.to(tl.int64)
         l = l.to(tl.int64)
-    return tl.load(ptr + i * STRIDE_H + l * STRIDE_W, mask=mask & rows_of(seen, PLANES), other=0.0)
+    ptr += l * STRIDE_W
+    if BORDER == "zeros":
+        i = rows_of(rows, PLANES)
+        return tl.load(ptr + i * STRIDE_H, mask=mask & (i >= 0) & (i < H), other=0.0)
+    seen = mask & rows_of((rows >= -RADIUS) & (rows < H + RADIUS), PLANES)
+    i = rows_of(fold(rows, H, BORDER), PLANES)
+    if STRIDE_H == 1:  # a folded index hides from the compiler that rows are contiguous
+        if (first >= 0) & (first + BLOCK_H <= H):
+            tile = tl.load(ptr + rows_of(rows, PLANES), mask=mask, other=0.0)
+        else:
+            tile = tl.load(ptr + i, mask=seen, other=0.0)
+    else:
+        tile = tl.load(ptr + i * STRIDE_H, mask=seen, other=0.0)
+    return tile
 
 
 @triton.jit
 def store_rows(
-    ptr, tile, rows, columns, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    ptr, tile, first, columns, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     mask,
-    H: tl.constexpr, W: tl.constexpr, PLANES: tl.constexpr,
+    H: tl.constexpr, W: tl.constexpr, PLANES: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """Write a tile of real rows."""
-    i = rows_of(rows, PLANES)
+    """Write a block of rows from ``first`` on."""
+    i = rows_of(first + tl.arange(0, BLOCK_H), PLANES)
     k = columns_of(columns, PLANES)
     mask &= (i < H) & (k < W)
     if H * STRIDE_H + W * STRIDE_W >= 2**31:
@@ -193,20 +203,19 @@ def channels(first, PLANES: tl.constexpr):
 @triton.jit
 def strip_columns(
     strip,
-    BLOCK_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
-    STRIPS: tl.constexpr, W: tl.constexpr, WRAP: tl.constexpr,
+    W: tl.constexpr, BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr,
+    HALO: tl.constexpr, STRIPS: tl.constexpr,
 ):  # fmt: skip
-    """(columns of the window, which of them are this strip's own); windows overlap by halos."""
-    columns = strip * STEP_W + tl.arange(0, BLOCK_W)
-    first = strip * STEP_W + HALO
-    if WRAP:
-        own = (columns >= first) & (columns < first + STEP_W)
-        columns -= HALO
+    """(columns read, columns computed, first and end of those written) of a strip."""
+    if OUT_W == BLOCK_W:
+        columns = strip * STEP_W + tl.arange(0, BLOCK_W)
+        first = tl.where(strip == 0, 0, strip * STEP_W + HALO)
+        last = tl.where(strip == STRIPS - 1, W, strip * STEP_W + HALO + STEP_W)
+        return columns, columns, first, last
     else:
-        own = ((strip == 0) | (columns >= first)) & (
-            (strip == STRIPS - 1) | (columns < first + STEP_W)
-        )
-    return columns, own & (columns < W)
+        first = strip * OUT_W
+        read = first - HALO + tl.arange(0, BLOCK_W)
+        return read, first + tl.arange(0, OUT_W), first, tl.minimum(first + OUT_W, W)
 
 
 @triton.jit
@@ -244,7 +253,8 @@ def blur_kernel(
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
     ADJOINT: tl.constexpr,
     PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
-    BLOCK_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr, STRIPS: tl.constexpr,
+    BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
+    STRIPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """y = T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b)."""
@@ -266,12 +276,12 @@ def blur_kernel(
     b_ptr += split * b_stride_n + c * b_stride_c
 
     rows = tl.arange(0, BLOCK_H)
-    columns, own = strip_columns(strip, BLOCK_W, STEP_W, HALO, STRIPS, W, WRAP)
-    mask_y = mask_c & columns_of(own, PLANES)
+    columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
+    mask_y = mask_c & columns_of((out >= start) & (out < end), PLANES)
 
     a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
     b_scale, b_centre = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    l, k = rows_of(columns, PLANES), columns_of(columns, PLANES)
+    l, k = rows_of(columns, PLANES), columns_of(out, PLANES)
     if ADJOINT:
         tb = toeplitz(b_ptr, l, k, W, RADIUS, "band" if WRAP else BORDER)
     else:
@@ -295,38 +305,40 @@ def blur_kernel(
         z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
         y_n = y_ptr + n * (y_stride_n * Y_STRIDES[0])
         if BLOCKS == 1:
-            z = load_rows(z_n, rows, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+            z = load_rows(z_n, 0, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
             u = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
             y = tl.dot(ta, u, input_precision=PRECISION)
             if DTYPE != tl.float32:
                 y *= a_scale * b_scale
-            store_rows(y_n, y, rows, columns, Y_STRIDES[2], Y_STRIDES[3], mask_y, H, W, PLANES)
+            store_rows(y_n, y, 0, out, Y_STRIDES[2], Y_STRIDES[3], mask_y,
+                       H, W, PLANES, BLOCK_H)  # fmt: skip
         else:
             first = segment * BLOCKS // SEGMENTS
             last = (segment + 1) * BLOCKS // SEGMENTS
-            row = rows + (first - 1) * BLOCK_H
+            row = (first - 1) * BLOCK_H
             z = load_rows(z_n, row, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
             u_above = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
             z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+                          H, W, RADIUS, ROW_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
             u_at = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
             for block in range(first, last):
-                row = rows + block * BLOCK_H
+                row = block * BLOCK_H
                 z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                              H, W, RADIUS, ROW_BORDER, WRAP, PLANES)  # fmt: skip
+                              H, W, RADIUS, ROW_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
                 u_below = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
                 if BY_POSITION:
                     above, at, below = vertical_operands(
-                        a_ptr, row, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
+                        a_ptr, row + rows, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
                     )
                 y = tl.dot(above, u_above, input_precision=PRECISION)
                 y = tl.dot(at, u_at, y, input_precision=PRECISION)
                 y = tl.dot(below, u_below, y, input_precision=PRECISION)
                 if DTYPE != tl.float32:
                     y *= a_scale * b_scale
-                store_rows(y_n, y, row, columns, Y_STRIDES[2], Y_STRIDES[3], mask_y, H, W, PLANES)
+                store_rows(y_n, y, row, out, Y_STRIDES[2], Y_STRIDES[3], mask_y,
+                           H, W, PLANES, BLOCK_H)  # fmt: skip
                 u_above = u_at
                 u_at = u_below
 
@@ -342,19 +354,22 @@ def gathered(d, index, valid):
 
 
 @triton.jit
-def tap_sums(d, i, own, n, start, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """∂F/∂table from d = ∂F/∂T whose columns begin at input index start: sum d over the entries
-    that tap n reaches from the outputs i that are this program's own."""
+def tap_sums(
+    d, i, n, start, first, last, SIZE: tl.constexpr, BORDER: tl.constexpr
+):
+    """∂F/∂table from d = ∂F/∂T, whose rows are outputs i and whose columns are inputs from start
+    on: sum d over the entries that tap n touches, of inputs in [first, last)."""
+    real = (i >= 0) & (i < SIZE)
     if BORDER == "band":
-        below, above = i + n, i - n
+        plus, minus, real_plus, real_minus = i + n, i - n, n >= 0, n > 0
     else:
-        below, above = fold(i + n, SIZE, BORDER), fold(i - n, SIZE, BORDER)
-    own &= i < SIZE
-    if BORDER == "zeros":
-        sums = gathered(d, below - start, own & (i + n < SIZE))
-        return sums + gathered(d, above - start, own & (n > 0) & (i - n >= 0))
-    else:
-        return gathered(d, below - start, own) + gathered(d, above - start, own & (n > 0))
+        plus, minus = fold(i + n, SIZE, BORDER), fold(i - n, SIZE, BORDER)
+        real_plus, real_minus = real, real & (n > 0)
+        if BORDER == "zeros":
+            real_plus &= i + n < SIZE
+            real_minus &= i - n >= 0
+    sums = gathered(d, plus - start, real_plus & (plus >= first) & (plus < last))
+    return sums + gathered(d, minus - start, real_minus & (minus >= first) & (minus < last))
 
 
 @triton.jit
@@ -369,10 +384,13 @@ def grad_kernel(
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
     NEED_DZ: tl.constexpr, NEED_DA: tl.constexpr, NEED_DB: tl.constexpr,
     PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
-    BLOCK_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr, STRIPS: tl.constexpr,
+    BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
+    STRIPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dz = T(a)ᵀ g T(b), ∂F/∂a and ∂F/∂b of F = <g, T(a) z T(b)ᵀ>, each of g and z read once.
+
+    ∂F/∂a needs OUT_W = BLOCK_W. Alone, it is ∂F/∂b with rows and columns exchanged.
 
     With w = T(a)ᵀ g and u = z T(b)ᵀ: dz = w T(b), ∂F/∂T_b = wᵀ z, ∂F/∂T_a = g uᵀ. The last two
     stay in the dots' accumulators over all planes of the program, and their diagonals are summed
@@ -401,12 +419,13 @@ def grad_kernel(
     b_ptr += split * b_stride_n + c * b_stride_c
 
     rows = tl.arange(0, BLOCK_H)
-    columns, own = strip_columns(strip, BLOCK_W, STEP_W, HALO, STRIPS, W, WRAP)
-    mask_own = mask_c & columns_of(own, PLANES)
+    columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
+    own = columns_of((out >= start) & (out < end), PLANES)
+    mask_dz = mask_c & own
 
     a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
     b_scale, b_centre = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    k, l = rows_of(columns, PLANES), columns_of(columns, PLANES)
+    k, l = rows_of(columns, PLANES), columns_of(out, PLANES)
     tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
     tb = operand(tb, k == l, b_scale, b_centre, DTYPE)
     i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
@@ -419,10 +438,10 @@ def grad_kernel(
         )
 
     if PLANES == 1:
-        db = tl.zeros((BLOCK_W, BLOCK_W), tl.float32)
+        db = tl.zeros((BLOCK_W, OUT_W), tl.float32)
         da_at = tl.zeros((BLOCK_H, BLOCK_H), tl.float32)
     else:
-        db = tl.zeros((PLANES, BLOCK_W, BLOCK_W), tl.float32)
+        db = tl.zeros((PLANES, BLOCK_W, OUT_W), tl.float32)
         da_at = tl.zeros((PLANES, BLOCK_H, BLOCK_H), tl.float32)
     if BLOCKS > 1:
         da_above = tl.zeros_like(da_at)
@@ -434,52 +453,56 @@ def grad_kernel(
         z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
         dz_n = dz_ptr + n * (dz_stride_n * DZ_STRIDES[0])
         if BLOCKS == 1:
-            g = load_rows(g_n, rows, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
-                          H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
-            z = load_rows(z_n, rows, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                          H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+            g = load_rows(g_n, 0, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
+                          H, W, RADIUS, G_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
+            z = load_rows(z_n, 0, out, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                          H, W, RADIUS, Z_BORDER, False, PLANES, BLOCK_H)  # fmt: skip
             if NEED_W:
                 w = tl.dot(ta, g, input_precision=PRECISION).to(DTYPE)
             if NEED_DZ:
                 dz = tl.dot(w, tb, input_precision=PRECISION)
                 if DTYPE != tl.float32:
                     dz *= a_scale * b_scale
-                store_rows(dz_n, dz, rows, columns, DZ_STRIDES[2], DZ_STRIDES[3], mask_own,
-                           H, W, PLANES)  # fmt: skip
+                store_rows(dz_n, dz, 0, out, DZ_STRIDES[2], DZ_STRIDES[3], mask_dz,
+                           H, W, PLANES, BLOCK_H)  # fmt: skip
             if NEED_DB:
                 db = tl.dot(transpose(w), z, db, input_precision=PRECISION)
             if NEED_DA:
                 u = tl.dot(z, transpose(tb), input_precision=PRECISION)
                 if STRIPS > 1:
-                    u = tl.where(columns_of(own, PLANES), u, 0.0)
+                    u = tl.where(own, u, 0.0)
                 da_at = tl.dot(g, transpose(u.to(DTYPE)), da_at, input_precision=PRECISION)
         else:
             first = segment * BLOCKS // SEGMENTS
             last = (segment + 1) * BLOCKS // SEGMENTS
-            row = rows + (first - 1) * BLOCK_H
-            g = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
-                          H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
-            z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                          H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+            row = (first - 1) * BLOCK_H
             if NEED_W:
                 g_above = load_rows(g_n, row, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
-                                    H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
+                                    H, W, RADIUS, G_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
+            g = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
+                          H, W, RADIUS, G_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
             if NEED_DA:
-                z_above = load_rows(z_n, row, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
-                                    H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
-                u_above = tl.dot(z_above, transpose(tb), input_precision=PRECISION).to(DTYPE)
+                z = load_rows(z_n, row, out, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                              H, W, RADIUS, Z_BORDER, False, PLANES, BLOCK_H)  # fmt: skip
+                u_above = tl.dot(z, transpose(tb), input_precision=PRECISION).to(DTYPE)
+                z = load_rows(z_n, row + BLOCK_H, out, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                              H, W, RADIUS, Z_BORDER, False, PLANES, BLOCK_H)  # fmt: skip
                 u = tl.dot(z, transpose(tb), input_precision=PRECISION).to(DTYPE)
             for block in range(first, last):
-                row = rows + block * BLOCK_H
-                real = rows_of(row, PLANES) < H
+                row = block * BLOCK_H
+                real = rows_of(row + rows, PLANES) < H
                 g_below = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3],
-                                    mask_c, H, W, RADIUS, G_BORDER, WRAP, PLANES)  # fmt: skip
-                z_below = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3],
-                                    mask_c, H, W, RADIUS, Z_BORDER, WRAP, PLANES)  # fmt: skip
+                                    mask_c, H, W, RADIUS, G_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
+                if NEED_DA:
+                    z_below = load_rows(z_n, row + BLOCK_H, out, Z_STRIDES[2], Z_STRIDES[3],
+                                        mask_c, H, W, RADIUS, Z_BORDER, False, PLANES, BLOCK_H)  # fmt: skip
+                else:
+                    z = load_rows(z_n, row, out, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                                  H, W, RADIUS, "zeros", False, PLANES, BLOCK_H)  # fmt: skip
                 if NEED_W:
                     if BY_POSITION:
                         above, at, below = vertical_operands(
-                            a_ptr, row, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
+                            a_ptr, row + rows, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
                         )
                     w = tl.dot(above, g_above, input_precision=PRECISION)
                     w = tl.dot(at, g, w, input_precision=PRECISION)
@@ -490,26 +513,26 @@ def grad_kernel(
                     dz = tl.dot(w, tb, input_precision=PRECISION)
                     if DTYPE != tl.float32:
                         dz *= a_scale * b_scale
-                    store_rows(dz_n, dz, row, columns, DZ_STRIDES[2], DZ_STRIDES[3], mask_own,
-                               H, W, PLANES)  # fmt: skip
+                    store_rows(dz_n, dz, row, out, DZ_STRIDES[2], DZ_STRIDES[3], mask_dz,
+                               H, W, PLANES, BLOCK_H)  # fmt: skip
                 if NEED_DB:
                     db = tl.dot(transpose(w), z, db, input_precision=PRECISION)
                 if NEED_DA:
                     u_below = tl.dot(z_below, transpose(tb), input_precision=PRECISION).to(DTYPE)
-                    g_own = tl.where(real & columns_of(own, PLANES), g, 0.0)
+                    g_own = tl.where(real & own, g, 0.0)
                     da_above = tl.dot(g_own, transpose(u_above), da_above, input_precision=PRECISION)
                     da_at = tl.dot(g_own, transpose(u), da_at, input_precision=PRECISION)
                     da_below = tl.dot(g_own, transpose(u_below), da_below, input_precision=PRECISION)
                     u_above = u
                     u = u_below
+                    z = z_below
                 g = g_below
-                z = z_below
 
     n = columns_of(tl.arange(0, BLOCK_R), PLANES)
     mask_n = mask_c & (n <= RADIUS)
     if NEED_DA:
         if BLOCKS == 1:
-            da = tap_sums(da_at, i, i < H, n, 0, H, BORDER)
+            da = tap_sums(da_at, i, n, 0, 0, H, H, BORDER)
         else:
             da = gathered(da_at, i + n, i + n < BLOCK_H)
             da += gathered(da_below, i + n - BLOCK_H, i + n >= BLOCK_H)
@@ -519,9 +542,8 @@ def grad_kernel(
             da *= b_scale
         tl.store(partial_ptr + n, da, mask=mask_n)
     if NEED_DB:
-        db = tap_sums(
-            db, k, rows_of(own, PLANES), n, tl.min(columns, 0), W, "band" if WRAP else BORDER
-        )
+        origin = tl.min(out, 0)
+        db = tap_sums(db, k, n, origin, start, end, W, "band" if WRAP else BORDER)
         if DTYPE != tl.float32:
             db *= a_scale
         tl.store(partial_ptr + NEED_DA * C * (RADIUS + 1) + n, db, mask=mask_n)

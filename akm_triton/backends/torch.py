@@ -11,6 +11,7 @@ of rows, each with only the columns its taps reach. Two forms of the same produc
 Every function is a composition of differentiable operations and reads no value on the host.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,8 @@ ROTATED_AREA = 100
 # Rows a block: narrower blocks are inefficient products, wider ones multiply more zeros.
 # ∂F/∂T has its long sum over the other axis and wants the wider.
 ROWS, GRAD_ROWS = 32, 64
+# Numbers computed together on a CPU: more leave its cache, fewer pay for many small calls.
+PART = 2**20
 
 
 class _Band(NamedTuple):
@@ -37,6 +40,33 @@ def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) ->
     Shape: z (N, C, H, W); a and b (1, R+1), (C, R+1) or (N, C, R+1), centre tap first. y is as z
     in shape, dtype and memory format; half precision is computed in float32.
     """
+    parts = [_blur(border, adjoint, *part) for part in _parts([z], a, b)]
+    return _format_as(z, _cat(parts, 1))
+
+
+def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b.
+
+    ∂F/∂T(a) = g Uᵀ with U = z T(b)ᵀ, and ∂F/∂T(b) = Wᵀ z with W = T(a)ᵀ g, summed over the planes
+    that share a table and along the diagonals.
+    """
+    _, da, db = zip(*[_tap_grads(border, *part) for part in _parts([g, z], a, b)], strict=True)
+    return _join(da, a), _join(db, b)
+
+
+def blur_backward(
+    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b) formatted as z."""
+    grads = [_blur_backward(border, *part) for part in _parts([g, z], a, b)]
+    dz, da, db = zip(*grads, strict=True)
+    return _format_as(z, _cat(dz, 1)), _join(da, a), _join(db, b)
+
+
+# The three on one part of the channels, in the dtype of the computation and any strides.
+
+
+def _blur(border: str, adjoint: bool, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     x, ta, tb = _group(z, a, b), _table(a, b, z), _table(b, a, z)
     down = _bands(ta, z.shape[2], border, adjoint)
     across = _bands(tb, z.shape[3], border, adjoint)
@@ -47,31 +77,8 @@ def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) ->
     return _ungroup(x, z)
 
 
-def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
-    """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b.
-
-    ∂F/∂T(a) = g Uᵀ with U = z T(b)ᵀ, and ∂F/∂T(b) = Wᵀ z with W = T(a)ᵀ g, summed over the planes
-    that share a table and along the diagonals.
-    """
-    _, da, db = _tap_grads(g, z, a, b, border)
-    return da, db
-
-
-def blur_backward(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b) formatted as z."""
-    w, da, db = _tap_grads(g, z, a, b, border)
-    across = _bands(_table(b, a, z), z.shape[3], border, adjoint=True)
-    if _is_rotated(z):
-        dx = _unrotate(w, across)
-    else:
-        dx = _across(w, across)
-    return _ungroup(dx, z), da, db
-
-
 def _tap_grads(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
+    border: str, g: Tensor, z: Tensor, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W = T(a)ᵀ g, (G, M, H, W) or rotated (G, W, M, H), and (∂F/∂a, ∂F/∂b)."""
     x, dy, ta, tb = _group(z, a, b), _group(g, a, b), _table(a, b, z), _table(b, a, z)
@@ -89,13 +96,22 @@ def _tap_grads(
     return w, _ungroup_table(da, a, b, z), _ungroup_table(db, b, a, z)
 
 
+def _blur_backward(
+    border: str, g: Tensor, z: Tensor, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    w, da, db = _tap_grads(border, g, z, a, b)
+    across = _bands(_table(b, a, z), z.shape[3], border, adjoint=True)
+    dx = _unrotate(w, across) if _is_rotated(z) else _across(w, across)
+    return _ungroup(dx, z), da, db
+
+
 # The products. x (G, M, H, W); bands of T along the axis they name.
 
 
 def _across(x: Tensor, bands: list[_Band]) -> Tensor:
     rows = x.flatten(1, 2)
     parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
-    return _cat(parts, -1).unflatten(1, x.shape[1:3])
+    return _cat(parts, -1).view(x.shape)
 
 
 def _down(x: Tensor, bands: list[_Band]) -> Tensor:
@@ -107,14 +123,14 @@ def _rotate(x: Tensor, bands: list[_Band]) -> Tensor:
     """(G, P, Q, K) → (G, K, P, Q)"""
     rows = x.flatten(1, 2)
     parts = [matrix @ _columns(rows, w).mT for w, matrix in bands]
-    return _cat(parts, 1).unflatten(2, x.shape[1:3])
+    return _cat(parts, 1).view(x.shape[0], x.shape[3], x.shape[1], x.shape[2])
 
 
 def _unrotate(x: Tensor, bands: list[_Band]) -> Tensor:
     """(G, K, P, Q) → (G, P, Q, K)"""
     rows = x.flatten(2).mT
     parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
-    return _cat(parts, -1).unflatten(1, x.shape[2:])
+    return _cat(parts, -1).view(x.shape[0], x.shape[2], x.shape[3], x.shape[1])
 
 
 def _diagonals(left: Tensor, right: Tensor, table: Tensor, border: str) -> Tensor:
@@ -133,7 +149,7 @@ def _bands(table: Tensor, size: int, border: str, adjoint: bool = False) -> list
     """T(table), or its transpose, in blocks of rows."""
     radius, transpose = table.shape[-1] - 1, adjoint and border not in SELF_ADJOINT
     return [
-        _Band(w, (table @ indicator(w, radius, border, table, transpose)).unflatten(1, w.shape))
+        _Band(w, (table @ indicator(w, radius, border, table, transpose)).view(-1, *w.shape))
         for w in windows(size, radius, border, ROWS)
     ]
 
@@ -149,54 +165,88 @@ def _columns(x: Tensor, window: Window) -> Tensor:
     return _cat(parts, -1)
 
 
-def _cat(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
-# Which form, and which planes share a table.
+# Which channels are computed together, in which form, and which planes share a table.
+
+
+def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
+    """Split [*maps, a, b] by channels, and give the maps the dtype of the computation."""
+    z = maps[-1]
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    maps = [_channels_first(m.to(dtype)) for m in maps]
+    channels = max(1, z.shape[1])
+    count = max(1, round(z.numel() / PART)) if z.device.type == "cpu" else 1
+    step = -(-channels // min(count, channels))
+    return [
+        [m[:, i : i + step] for m in maps]
+        + [t.to(dtype) if t.shape[-2] == 1 else t[..., i : i + step, :].to(dtype) for t in (a, b)]
+        for i in range(0, channels, step)
+    ]
+
+
+def _join(grads: Sequence[Tensor], table: Tensor) -> Tensor:
+    """The parts of a table's gradient → one in its dtype; a table all channels share sums them."""
+    grad = _cat(grads, -2) if table.shape[-2] > 1 else torch.stack(list(grads)).sum(0)
+    return grad.to(table.dtype)
+
+
+def _channels_first(z: Tensor) -> Tensor:
+    """(N, C, H, W) with channels_last turned to memory order C, N, H, W; others as they are."""
+    if not _is_channels_last(z):
+        return z
+    n, _, h, w = z.shape
+    # one plain matrix transposition, which PyTorch does faster than a permutation of four axes
+    x = z.permute(0, 2, 3, 1).flatten(0, 2).mT.contiguous()
+    return x.view(-1, n, h, w).transpose(0, 1)
+
+
+def _is_channels_last(z: Tensor) -> bool:
+    # permuted, because vmap knows no is_contiguous(memory_format=torch.channels_last)
+    return not z.is_contiguous() and z.permute(0, 2, 3, 1).is_contiguous()
+
+
+def _format_as(z: Tensor, y: Tensor) -> Tensor:
+    """y in the dtype and memory format of z."""
+    y = y.to(z.dtype)
+    if _is_channels_last(z):
+        return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return y.contiguous()
 
 
 def _is_rotated(z: Tensor) -> bool:
     return z.shape[2] * z.shape[3] <= ROTATED_AREA
 
 
-def _compute_dtype(z: Tensor) -> torch.dtype:
-    return torch.promote_types(z.dtype, torch.float32)
-
-
 def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """(N, C, H, W) → (G, M, H, W): a table for every plane, for all planes, or for each channel."""
     n, c, h, w = z.shape
-    x = z.to(_compute_dtype(z))
     if a.dim() == 3 or b.dim() == 3:
-        x = x.reshape(n * c, 1, h, w)
+        z = z.reshape(n * c, 1, h, w)
     elif a.shape[0] == b.shape[0] == 1:
-        x = x.reshape(1, n * c, h, w)
+        z = z.reshape(1, n * c, h, w)
     else:
-        x = x.contiguous().transpose(0, 1)  # two copies of long runs: faster than one, scattered
-    return x.contiguous()
+        z = z.transpose(0, 1)
+    return z.contiguous()
 
 
 def _ungroup(x: Tensor, z: Tensor) -> Tensor:
-    """(G, M, H, W) → (N, C, H, W) in the dtype and memory format of z."""
+    """(G, M, H, W) → (N, C, H, W) as z."""
     n, c = z.shape[:2]
-    x = x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(z.shape)
-    # permuted, because vmap cannot answer is_contiguous(memory_format=torch.channels_last)
-    channels_last = not z.is_contiguous() and z.permute(0, 2, 3, 1).is_contiguous()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return x.to(z.dtype).contiguous(memory_format=layout)
+    return x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(z.shape)
 
 
 def _table(table: Tensor, other: Tensor, z: Tensor) -> Tensor:
     """Table → (G or 1, R+1), where ``other`` may be finer and so decide G."""
-    table = table.to(_compute_dtype(z))
     if table.dim() == 2 and (other.dim() == 2 or table.shape[0] == 1):
         return table
-    return table.expand(*z.shape[:2], -1).flatten(0, 1)
+    return table.expand(z.shape[0], z.shape[1], table.shape[-1]).flatten(0, 1)
 
 
 def _ungroup_table(grad: Tensor, table: Tensor, other: Tensor, z: Tensor) -> Tensor:
-    """(G, R+1) → the shape and dtype of ``table``, summed over what was broadcast."""
+    """(G, R+1) → the shape of ``table``, summed over what was broadcast."""
     if table.dim() == 3 or other.dim() == 3:
-        grad = grad.unflatten(0, z.shape[:2])
-    return grad.sum_to_size(table.shape).to(table.dtype)
+        grad = grad.view(z.shape[0], z.shape[1], table.shape[-1])
+    return grad.sum_to_size(table.shape)

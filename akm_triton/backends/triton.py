@@ -98,7 +98,7 @@ def blur(
             n, c, splits,
             H=h, W=w, RADIUS=radius, BORDER=border, ADJOINT=adjoint,
             PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
-            BLOCK_W=cfg.block_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
+            BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
             PRECISION=_precision(x.dtype),
             num_warps=cfg.warps, num_stages=cfg.stages,
         )  # fmt: skip
@@ -182,7 +182,7 @@ def _grads(
                 NEED_DA=step.db if step.transposed else step.da,
                 NEED_DB=step.da if step.transposed else step.db,
                 PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
-                BLOCK_W=cfg.block_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
+                BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
                 PRECISION=_precision(zx.dtype),
                 num_warps=cfg.warps, num_stages=cfg.stages,
             )  # fmt: skip

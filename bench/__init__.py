@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench <command>`` measures and writes ``bench/results``."""

@@ -1,0 +1,27 @@
+"""``python -m bench <command> [options]``; ``python -m bench list`` names the commands."""
+
+import sys
+from importlib import import_module
+
+# command → (module with main(argv), what it does); imported only when asked for
+COMMANDS = {
+    "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
+    "kernel-size": ("bench.sweeps", "throughput over kernel size, beside every rival"),
+    "codegen": ("bench.codegen", "what the kernels compile to, without a GPU"),
+}
+
+
+def main(argv: list[str]) -> int:
+    if argv == ["list"]:
+        for name, (_, purpose) in COMMANDS.items():
+            print(f"{name:<12} {purpose}")
+        return 0
+    if not argv or argv[0] not in COMMANDS:
+        print(f"usage: python -m bench {{list,{','.join(COMMANDS)}}} [options]", file=sys.stderr)
+        return 2
+    import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

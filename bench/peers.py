@@ -1,0 +1,188 @@
+"""Who blurs, and how: the registry of rivals.
+
+All compute what ``akm_triton.gaussian_blur(z, sigma, gaussian="sampled", border="zeros")`` does, the
+one blur that everybody knows, from σ on each call, as a learned σ demands. An image library takes
+one σ for all channels; it is given one, says so in its name, and so has the lighter task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import akm_triton as akm
+
+Blur = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to blur.
+
+    ``build(z, sigma, radius)`` prepares inputs, untimed, and returns the call to time. z is
+    (N, C, H, W); sigma (C,), or (1,) where ``shared``.
+    """
+
+    name: str
+    build: Callable[[Tensor, Tensor, int], Blur]
+    package: str | None = None  # distribution it needs
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    shared: bool = False  # one σ for all channels
+    backward: bool = True  # differentiable in z and σ
+    interior: bool = False  # another border: the same only away from it
+    compiles: bool = False  # its first call takes long, longer with the radius
+    blurs: bool = True  # False for the copy, a roof and no rival
+
+    def version(self) -> str | None:
+        """Version of the package; None without one. Raises PackageNotFoundError."""
+        return metadata.version(self.package) if self.package else None
+
+
+def ours(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    return lambda: akm.gaussian_blur(
+        z, sigma, gaussian="sampled", border="zeros", max_radius=radius
+    )
+
+
+def conv2d(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    """Two depthwise convolutions, K×1 and 1×K."""
+    channels = z.shape[1]
+
+    def blur() -> Tensor:
+        kernel = _kernel(sigma, radius, z)
+        y = F.conv2d(z, kernel[:, None, :, None], padding=(radius, 0), groups=channels)
+        return F.conv2d(y, kernel[:, None, None, :], padding=(0, radius), groups=channels)
+
+    return blur
+
+
+def conv2d_channels_last(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    return conv2d(z.to(memory_format=torch.channels_last), sigma, radius)
+
+
+def conv2d_dense(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    """One depthwise convolution, K×K."""
+
+    def blur() -> Tensor:
+        kernel = _kernel(sigma, radius, z)
+        square = kernel[:, None, :, None] * kernel[:, None, None, :]
+        return F.conv2d(z, square, padding=radius, groups=z.shape[1])
+
+    return blur
+
+
+def toeplitz(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    """Two batched products with the dense matrices of the blur."""
+    height, width = z.shape[2:]
+
+    def bands(size: int) -> Tensor:
+        at = torch.arange(size, device=z.device)
+        return (at[:, None] - at).abs().clamp(max=radius + 1)  # (size, size)
+
+    rows, columns = bands(height), bands(width)
+
+    def blur() -> Tensor:
+        taps = F.pad(_taps(sigma, radius, z), (0, 1))  # a zero for all that is out of reach
+        return taps[:, rows] @ z @ taps[:, columns]
+
+    return blur
+
+
+def shift_and_add(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    """A sum of 2R+1 shifted maps along each axis, fused by torch.compile."""
+    torch.compiler.reset()  # or the number of variants runs into its limit
+    fused = torch.compile(_shift_and_add, dynamic=False, fullgraph=True)
+    return lambda: fused(z, _taps(sigma, radius, z))
+
+
+def _shift_and_add(z: Tensor, taps: Tensor) -> Tensor:
+    radius = taps.shape[1] - 1
+    for axis in (2, 3):
+        size = z.shape[axis]
+        padded = F.pad(z, (0, 0, radius, radius) if axis == 2 else (radius, radius))
+        shifts = range(-radius, radius + 1)
+        z = sum(
+            (taps[:, abs(n), None, None] * padded.narrow(axis, n + radius, size) for n in shifts),
+            torch.zeros_like(z),
+        )
+    return z
+
+
+def scipy(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    from scipy.ndimage import gaussian_filter
+
+    maps = z.detach().numpy()
+    return lambda: torch.from_numpy(
+        gaussian_filter(maps, sigma.item(), mode="constant", radius=radius, axes=(2, 3))
+    )
+
+
+def opencv(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    import cv2
+
+    maps = z.detach().flatten(0, 1).numpy()
+    size = 2 * radius + 1
+
+    def blur() -> Tensor:
+        width = sigma.item()
+        planes = [
+            cv2.GaussianBlur(x, (size, size), width, borderType=cv2.BORDER_CONSTANT) for x in maps
+        ]
+        return torch.from_numpy(np.stack(planes)).view(z.shape)
+
+    return blur
+
+
+def kornia(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    from kornia.filters import gaussian_blur2d
+
+    size = 2 * radius + 1
+    return lambda: gaussian_blur2d(
+        z, (size, size), sigma.expand(1, 2), border_type="constant", separable=True
+    )
+
+
+def torchvision(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    from torchvision.transforms.functional import gaussian_blur
+
+    return lambda: gaussian_blur(z, [2 * radius + 1] * 2, [sigma.item()] * 2)
+
+
+def copy(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    y = torch.empty_like(z)
+    return lambda: y.copy_(z.detach())
+
+
+OURS = Peer("akm_triton", ours)
+RIVALS = (
+    Peer("conv2d separable", conv2d),
+    Peer("conv2d channels_last", conv2d_channels_last),
+    Peer("conv2d dense K×K", conv2d_dense),
+    Peer("Toeplitz products", toeplitz),
+    Peer("compiled shifts", shift_and_add, backward=False, compiles=True),
+    Peer("scipy, one σ", scipy, "scipy", ("cpu",), shared=True, backward=False),
+    Peer("OpenCV, one σ", opencv, "opencv-python-headless", ("cpu",), shared=True, backward=False),
+    Peer("kornia, one σ", kornia, "kornia", shared=True),
+    Peer(
+        "torchvision, one σ", torchvision, "torchvision",
+        shared=True, backward=False, interior=True,
+    ),
+    Peer("copy", copy, devices=("cuda",), backward=False, blurs=False),
+)  # fmt: skip
+
+
+def _taps(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
+    """(C, R+1), centre first."""
+    return akm.gaussian_taps(sigma, radius, gaussian="sampled").to(z.dtype)
+
+
+def _kernel(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
+    """(C, 2R+1)"""
+    taps = _taps(sigma, radius, z)
+    return torch.cat([taps[:, 1:].flip(1), taps], 1)

@@ -1,0 +1,123 @@
+"""Result files: ``bench/results/<device>/<sweep>.json``, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parent / "results"
+SCHEMA = ("sweep", "device", "torch", "triton", "numpy", "commit", "date", "threads", "rows")
+
+
+def save(
+    sweep: str, device: torch.device, rows: list[dict[str, Any]], root: Path = ROOT, **more: Any
+) -> Path:
+    """Write the rows of a sweep with what they were measured on; returns the file.
+
+    Args:
+        more: further keys beside those of ``SCHEMA``.
+    """
+    name = device_name(device)
+    record: dict[str, Any] = {
+        "sweep": sweep,
+        "device": name,
+        "torch": torch.__version__,
+        "triton": _triton_version(),
+        "numpy": np.__version__,
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        record["driver"] = _driver()
+    path = root / slug(name) / f"{sweep}.json"
+    _write(path, _dump({**record, **more, "rows": rows}))
+    return path
+
+
+def latest(sweep: str, root: Path = ROOT) -> dict[str, Any]:
+    """The newest result of a sweep, of whatever device."""
+    found = [json.loads(path.read_text("utf-8")) for path in root.glob(f"*/{sweep}.json")]
+    if not found:
+        raise FileNotFoundError(f"no result of {sweep!r} in {root}; run python -m bench {sweep}")
+    return max(found, key=lambda record: record["date"])
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if named:
+            return named[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def slug(name: str) -> str:
+    """A folder name: lower case, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _dump(record: dict[str, Any]) -> str:
+    """JSON with one row a line, so that a new measurement is a short diff."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return "[\n" + ",\n".join(f"  {json.dumps(x, allow_nan=False)}" for x in value) + "\n ]"
+        return json.dumps(value, allow_nan=False)
+
+    return "{\n" + ",\n".join(f' "{key}": {text(x)}' for key, x in record.items()) + "\n}\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text, "utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _commit() -> str:
+    """The revision measured, "-dirty" where the code differs from it."""
+    code = ["akm_triton", ":(glob)bench/*.py"]
+    try:
+        commit = _output("git", "rev-parse", "--short=12", "HEAD")
+        return commit + ("-dirty" if _output("git", "status", "--porcelain", "--", *code) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _driver() -> str:
+    try:
+        query = ("--query-gpu=driver_version", "--format=csv,noheader")
+        return _output("nvidia-smi", *query).splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def _output(*command: str) -> str:
+    where = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _triton_version() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return None
+    version: str = triton.__version__
+    return version

@@ -1,0 +1,67 @@
+"""Interleaved timing: every call takes its turn in each round, so that all meet the same machine."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+Call = Callable[[], object]
+SAMPLE = 1e-3  # seconds at least, so that the clock and a synchronisation weigh little
+FEWEST_ROUNDS = 5
+MOST_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Seconds a call."""
+
+    p20: float
+    p50: float
+    p80: float
+
+
+def once(call: Call, device: torch.device, count: int = 1) -> float:
+    """Seconds a call, over ``count`` calls in a row: wall time, the queue of a GPU drained at
+    both ends."""
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    _synchronize(device)
+    return (time.perf_counter() - start) / count
+
+
+def interleaved(
+    calls: Mapping[str, Call], device: torch.device, seconds: float
+) -> dict[str, Quantiles]:
+    """Quantiles of each call over rounds that take about ``seconds`` altogether.
+
+    The calls have been run before: nothing is compiled or allocated for the first time here.
+    """
+    if not calls:
+        return {}
+    counts = {name: max(1, round(SAMPLE / once(call, device))) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
+    stop = time.perf_counter() + seconds
+    for done in range(MOST_ROUNDS):
+        if done >= FEWEST_ROUNDS and time.perf_counter() > stop:
+            break
+        shuffle(order)
+        for name in order:
+            samples[name].append(once(calls[name], device, counts[name]))
+    return {
+        name: Quantiles(*(float(q) for q in np.quantile(taken, (0.2, 0.5, 0.8))))
+        for name, taken in samples.items()
+    }
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,46 @@
+# Sourced by the scripts: sets $python to the interpreter of .venv, which it makes or completes.
+# PYTHON names the interpreter to make it with (python3).
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=$root/.venv/bin/python
+
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# Written last, so that an interrupted installation has no stamp, and one of other requirements,
+# or of another place, another stamp.
+stamp=$root/.venv/.complete
+wanted=$( (echo "$root" && cat "$root/pyproject.toml" "$root/constraints.txt") | cksum)
+
+install() {
+    "$python" -m pip install --quiet --disable-pip-version-check \
+        --constraint "$root/constraints.txt" --editable "$root[bench,test]"
+}
+
+make_venv() {
+    local base=${PYTHON:-python3}
+    command -v "$base" >/dev/null ||
+        die "no interpreter '$base'; install Python 3.10 or newer, or name it in PYTHON"
+    "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "$("$base" --version 2>&1) is too old; name Python 3.10 or newer in PYTHON"
+    echo "making $root/.venv: PyTorch is large, this takes some minutes" >&2
+    rm -rf "$root/.venv"
+    if ! "$base" -m venv "$root/.venv" >&2; then
+        rm -rf "$root/.venv"
+        die "'$base -m venv' failed; on Debian and Ubuntu install python3-venv"
+    fi
+    if ! install; then
+        rm -rf "$root/.venv"
+        die "pip install failed (no network?); nothing was left behind, run again to retry"
+    fi
+}
+
+if [[ ! -f $stamp ]] || ! "$python" -c '' 2>/dev/null; then
+    make_venv
+elif [[ $(<"$stamp") != "$wanted" ]]; then
+    echo "updating $root/.venv to the present requirements" >&2
+    install || die "pip install failed (no network?); .venv is as it was, run again to retry"
+fi
+[[ -f $stamp && $(<"$stamp") == "$wanted" ]] || echo "$wanted" >"$stamp"
