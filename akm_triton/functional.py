@@ -65,7 +65,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
         where = "backend" if backend else "AKM_BACKEND"
         raise ValueError(f"{where} must be one of {BACKENDS}, got {asked!r}")
     if asked == "torch" or (asked is None and not z.is_cuda):
-        from akm_triton.backends import torch as plain
+        from akm_triton.backend import torch as plain
 
         return plain
     refusal = None
@@ -74,8 +74,8 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     elif z.dtype == torch.float64:
         refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
     else:
-        from akm_triton.backends import triton as fused
-        from akm_triton.backends.config import MAX_RADIUS
+        from akm_triton.backend import triton as fused
+        from akm_triton.backend.config import MAX_RADIUS
 
         if max_radius > MAX_RADIUS:
             refusal = ValueError(
@@ -89,7 +89,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     if refusal is None:
         return fused
     if asked is None:
-        from akm_triton.backends import torch as plain
+        from akm_triton.backend import torch as plain
 
         return plain
     raise refusal

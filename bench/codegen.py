@@ -82,8 +82,8 @@ def launches(
     dtype: str, layout: str, shape: tuple[int, int], radius: int, border: str = "symmetric"
 ) -> list[Launch]:
     """The launches of a forward and a backward of (32, 64, *shape), as an H200 would get them."""
-    from akm_triton.backends import kernels
-    from akm_triton.backends import triton as backend
+    from akm_triton.backend import kernels
+    from akm_triton.backend import triton as backend
 
     found: list[Launch] = []
     z = torch.empty((32, 64, *shape), dtype=getattr(torch, dtype), device="meta")

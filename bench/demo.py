@@ -1,4 +1,4 @@
-"""A small AKM network on scikit-learn's handwritten digits: it learns σ and gate of each channel."""
+"""A small AKM network that learns handwritten digits, and σ and gate of each channel."""
 
 from __future__ import annotations
 
@@ -74,9 +74,11 @@ def train(
     start = [_state(layer) for layer in modulations(net)]
     learned = [p for layer in modulations(net) for p in layer.parameters()]
     weights = [p for p in net.parameters() if all(p is not q for q in learned)]
-    optimizer = torch.optim.Adam(
-        [{"params": weights}, {"params": learned, "lr": MODULATION_RATE}], lr=RATE
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": weights},
+        {"params": learned, "lr": MODULATION_RATE},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=RATE)
     losses: list[float] = []
     bar = tqdm(range(epochs), desc="digits", unit="epoch", disable=not progress)
     for _ in bar:

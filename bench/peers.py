@@ -1,8 +1,8 @@
 """Who blurs, and how: the registry of rivals.
 
-All compute what ``akm_triton.gaussian_blur(z, sigma, gaussian="sampled", border="zeros")`` does, the
-one blur that everybody knows, from σ on each call, as a learned σ demands. An image library takes
-one σ for all channels; it is given one, says so in its name, and so has the lighter task.
+All compute ``akm_triton.gaussian_blur(z, sigma, gaussian="sampled", border="zeros")``, the one blur
+that everybody knows, from σ on each call, as a learned σ demands. An image library takes one σ for
+all channels: it is given one, has the lighter task, and says so in its name.
 """
 
 from __future__ import annotations

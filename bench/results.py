@@ -40,7 +40,7 @@ def save(
     if device.type == "cuda":
         record["driver"] = _driver()
     path = root / slug(name) / f"{sweep}.json"
-    _write(path, _dump({**record, **more, "rows": rows}))
+    write_json(path, {**record, **more, "rows": rows})
     return path
 
 
@@ -69,22 +69,24 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _dump(record: dict[str, Any]) -> str:
-    """JSON with one row a line, so that a new measurement is a short diff."""
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
+    """Write atomically: on failure the old file stays. Lists have an item a line, so that a new
+    measurement is a short diff."""
 
     def text(value: Any) -> str:
         if isinstance(value, list):
             return "[\n" + ",\n".join(f"  {json.dumps(x, allow_nan=False)}" for x in value) + "\n ]"
         return json.dumps(value, allow_nan=False)
 
-    return "{\n" + ",\n".join(f' "{key}": {text(x)}' for key, x in record.items()) + "\n}\n"
-
-
-def _write(path: Path, text: str) -> None:
+    if isinstance(content, list):
+        whole = text(content)
+    else:
+        pairs = (f' "{key}": {text(value)}' for key, value in content.items())
+        whole = "{\n" + ",\n".join(pairs) + "\n}"
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(text, "utf-8")
+        scratch.write_text(whole + "\n", "utf-8")
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +19,11 @@ from bench import peers, results, timing
 
 RADII = (1, 3, 7, 15, 31)
 DIRECTIONS = ("forward", "forward+backward")
+FORWARD_ONLY = "forward only"
 # (N, C, H, W); on a GPU well beyond its cache
 MAPS = {
     "cpu": [(8, 64, 28, 28), (2, 32, 112, 112), (32, 64, 14, 14), (1, 16, 224, 224)],
-    "cuda": [(512, 256, 28, 28), (64, 64, 224, 224), (512, 128, 56, 56), (2048, 256, 14, 14)],
+    "cuda": [(1024, 256, 28, 28), (64, 64, 224, 224), (512, 128, 56, 56), (2048, 256, 14, 14)],
 }
 QUICK_MAPS = 2  # the first two
 DTYPES = {"cpu": torch.float32, "cuda": torch.float16}
@@ -39,7 +41,7 @@ class Effort:
     maps: int
 
 
-QUICK = Effort(seconds=2.0, slowest=0.3, compiled_radius=7, maps=QUICK_MAPS)
+QUICK = Effort(seconds=2.0, slowest=0.5, compiled_radius=7, maps=QUICK_MAPS)
 FULL = Effort(seconds=10.0, slowest=3.0, compiled_radius=31, maps=4)
 
 
@@ -63,15 +65,28 @@ class Point:
     def dtype(self) -> torch.dtype:
         return DTYPES[self.device.type]
 
+    @property
+    def kernel(self) -> int:
+        return 2 * self.radius + 1
+
     def row(self, peer: peers.Peer, direction: str, **found: Any) -> dict[str, Any]:
         return {
             "shape": list(self.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "kernel": 2 * self.radius + 1,
+            "kernel": self.kernel,
             "direction": direction,
             "peer": peer.name,
             **found,
         }
+
+
+class Inputs(NamedTuple):
+    """What all peers are given at a point."""
+
+    z: Tensor  # (N, C, H, W)
+    sigma: Tensor  # (C,)
+    shared_sigma: Tensor  # (1,)
+    g: Tensor  # gradient of the output, (N, C, H, W)
 
 
 def kernel_size(device: torch.device, effort: Effort) -> list[dict[str, Any]]:
@@ -97,54 +112,56 @@ def _measure(
     point: Point, direction: str, effort: Effort, too_slow: dict[tuple[Any, ...], LeftOut]
 ) -> Iterator[dict[str, Any]]:
     calls: dict[str, timing.Call] = {}
+    left_out: dict[str, LeftOut] = {}
+    given = inputs(point, backward=direction != "forward")
     contenders = [p for p in (peers.OURS, *peers.RIVALS) if point.device.type in p.devices]
     for peer in contenders:
         key = (peer.name, point.shape, direction)
         try:
             if key in too_slow:
                 raise too_slow[key]
-            call = prepare(peer, point, direction, effort)
-            taken = timing.once(call, point.device)
+            call = prepare(peer, point, given, effort)
+            taken = min(timing.once(call, point.device) for _ in range(2))
             if taken > effort.slowest and peer is not peers.OURS:
-                kernel = 2 * point.radius + 1
-                note = f"{taken:.1f} s a call at K={kernel}, over {effort.slowest:g} s"
+                note = f"{taken:.1f} s a call at K={point.kernel}, over {effort.slowest:g} s"
                 too_slow[key] = LeftOut("skipped", note)
                 raise too_slow[key]
             calls[peer.name] = call
         except LeftOut as reason:
-            yield point.row(peer, direction, status=reason.status, note=reason.note)
+            left_out[peer.name] = reason
         except Exception as error:
             # of whatever kind: a rival that fails is reported, and the others go on
             note = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            yield point.row(peer, direction, status="failed", note=note)
-    elements = torch.Size(point.shape).numel()
+            left_out[peer.name] = LeftOut("failed", note)
     measured = timing.interleaved(calls, point.device, effort.seconds)
     for peer in contenders:
-        if peer.name in measured:
+        if peer.name in left_out:
+            why = left_out[peer.name]
+            yield point.row(peer, direction, status=why.status, note=why.note)
+        else:
             q = measured[peer.name]
-            yield point.row(
-                peer, direction, status="ok",
-                p20=float(f"{q.p20:.4g}"), p50=float(f"{q.p50:.4g}"), p80=float(f"{q.p80:.4g}"),
-                gelements=float(f"{elements / q.p50 / 1e9:.4g}"),
-            )  # fmt: skip
+            speed = torch.Size(point.shape).numel() / q.p50 / 1e9
+            figures = {"p20": q.p20, "p50": q.p50, "p80": q.p80, "gelements": speed}
+            rounded = {name: float(f"{x:.4g}") for name, x in figures.items()}
+            yield point.row(peer, direction, status="ok", **rounded)
 
 
-def prepare(peer: peers.Peer, point: Point, direction: str, effort: Effort) -> timing.Call:
+def prepare(peer: peers.Peer, point: Point, given: Inputs, effort: Effort) -> timing.Call:
     """The call to time, run once and compared with ours in float64.
 
     Raises:
-        LeftOut: the peer is not here, or does not do this.
+        LeftOut: the peer is not here, does not do this, or does it wrongly.
     """
-    backward = direction != "forward"
+    z, sigma = given.z, given.shared_sigma if peer.shared else given.sigma
+    backward = z.requires_grad
     try:
         peer.version()
     except metadata.PackageNotFoundError:
         raise LeftOut("missing", f"{peer.package} is not installed") from None
     if backward and not peer.backward:
-        raise LeftOut("skipped", "forward only")
+        raise LeftOut("skipped", FORWARD_ONLY)
     if peer.compiles and point.radius > effort.compiled_radius:
-        raise LeftOut("skipped", f"compiling takes too long beyond K={2 * effort.compiled_radius + 1}")
-    z, sigma, g = inputs(peer, point, backward)
+        raise LeftOut("skipped", "compiling it for a wider kernel takes longer than all the rest")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a rival warns of is not for this table
         forward = peer.build(z, sigma, point.radius)
@@ -155,23 +172,27 @@ def prepare(peer: peers.Peer, point: Point, direction: str, effort: Effort) -> t
             raise LeftOut("failed", f"relative error {wrong:.1e} against float64")
     if not backward:
         return forward
-    g = g.contiguous(memory_format=torch.channels_last) if _channels_last(y) else g
-    call = lambda: torch.autograd.grad(forward(), (z, sigma), g)  # noqa: E731
-    call()
-    return call
+    g = given.g.contiguous(memory_format=torch.channels_last) if _channels_last(y) else given.g
+
+    def both() -> object:
+        return torch.autograd.grad(forward(), (z, sigma), g)
+
+    both()
+    return both
 
 
-def inputs(peer: peers.Peer, point: Point, backward: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Random (z, sigma, gradient of the output); σ from R/6 to R/3, so the window holds it."""
+def inputs(point: Point, backward: bool) -> Inputs:
+    """Random maps; σ from R/6 to R/3, so that the window holds the Gaussian."""
     generator = torch.Generator(point.device).manual_seed(0)
     z, g = (
         torch.randn(point.shape, generator=generator, device=point.device, dtype=point.dtype)
         for _ in range(2)
     )
     sigma = torch.linspace(point.radius / 6, point.radius / 3, point.shape[1], device=point.device)
-    if peer.shared:
-        sigma = sigma.mean().reshape(1)
-    return z.requires_grad_(backward), sigma.requires_grad_(backward), g
+    shared = sigma.mean().reshape(1)
+    for x in (z, sigma, shared):
+        x.requires_grad_(backward)
+    return Inputs(z, sigma, shared, g)
 
 
 def error(peer: peers.Peer, y: Tensor, z: Tensor, sigma: Tensor, radius: int) -> float:
@@ -194,31 +215,39 @@ def _channels_last(y: Tensor) -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Gelement/s by peer and kernel size, and ours by the best rival, for each map and direction."""
-    blocks = []
+    """Gelement/s by peer and kernel size, and ours by the best rival; below, who is not there."""
     names = list(dict.fromkeys(row["peer"] for row in rows))
-    names.sort(key=lambda name: name != peers.OURS.name)
     kernels = sorted({row["kernel"] for row in rows})
-    notes: dict[str, None] = {}
+    blocks = []
     for (shape, dtype, direction), cells in panels(rows).items():
-        size = "×".join(map(str, shape))
-        lines = [f"{size} {dtype}, {direction}, Gelement/s at the median"]
-        lines.append(f"{'K':>22}" + "".join(f"{k:>9}" for k in kernels))
+        lines = [f"{title(shape)} {dtype}, {direction}, Gelement/s at the median"]
+        lines.append(_line("K", [str(k) for k in kernels]))
         for name in names:
-            found = [cells.get((name, k)) for k in kernels]
-            shown = [_cell(row) for row in found]
-            if any(row for row in found):
-                lines.append(f"{name:>22}" + "".join(f"{text:>9}" for text in shown))
-            for row in found:
-                if row and row["status"] in ("missing", "failed"):
-                    notes[f"{name}: {row['status']}, {row['note']}"] = None
-                elif row and row["status"] == "skipped" and row["note"] != "forward only":
-                    notes[f"{name}, {size}, {direction}: skipped, {row['note']}"] = None
+            speeds = [cells.get((name, k), {}).get("gelements") for k in kernels]
+            if any(speeds):
+                lines.append(_line(name, ["–" if x is None else f"{x:.4f}" for x in speeds]))
         ratios = [ours_by_best(cells, k) for k in kernels]
-        shown = ["–" if r is None else f"{r:.2f}×" for r in ratios]
-        lines.append(f"{'ours / best rival':>22}" + "".join(f"{text:>9}" for text in shown))
+        lines.append(
+            _line("ours / best rival", ["–" if r is None else f"{r:.2f}×" for r in ratios])
+        )
         blocks.append("\n".join(lines))
+    notes = {_note(row): None for row in rows if row["status"] != "ok"}
     return "\n\n".join([*blocks, "\n".join(notes)]).rstrip()
+
+
+def title(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return f"{name:>22}" + "".join(f"{cell:>9}" for cell in cells)
+
+
+def _note(row: dict[str, Any]) -> str:
+    if row["status"] == "missing" or row["note"] == FORWARD_ONLY:
+        return f"{row['peer']}: {row['note']}"
+    where = f"{row['peer']}, {title(row['shape'])}, {row['direction']}"
+    return f"{where}: {row['status']}, {row['note']}"
 
 
 Cells = dict[tuple[str, int], dict[str, Any]]
@@ -247,25 +276,27 @@ def ours_by_best(cells: Cells, kernel: int) -> float | None:
     return float(mine["gelements"] / max(rivals))
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['gelements']:.4f}" if row["status"] == "ok" else "–"
-
-
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench kernel-size", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two maps, two minutes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of PyTorch; some rivals know only one (1)"
+    )
     options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     rows = kernel_size(device, QUICK if options.quick else FULL)
     print(table(rows))
-    versions = {}
+    path = results.save("kernel-size", device, rows, packages=_packages())
+    print(f"\nwritten: {path}")
+
+
+def _packages() -> dict[str, str]:
+    """Version of each rival's package that is here."""
+    found = {}
     for peer in peers.RIVALS:
-        try:
-            versions[peer.name] = peer.version()
-        except metadata.PackageNotFoundError:
-            versions[peer.name] = None
-    versions = {name: version for name, version in versions.items() if version}
-    print(f"written: {results.save('kernel-size', device, rows, peers=versions)}")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            if peer.package and (version := peer.version()):
+                found[peer.package] = version
+    return found

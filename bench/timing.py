@@ -1,4 +1,4 @@
-"""Interleaved timing: every call takes its turn in each round, so that all meet the same machine."""
+"""Interleaved timing: each call has its turn in every round, so that all meet the same machine."""
 
 from __future__ import annotations
 

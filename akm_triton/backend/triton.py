@@ -10,8 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from akm_triton.backends import config, kernels
-from akm_triton.backends.config import Config, Pass
+from akm_triton.backend import config, kernels
+from akm_triton.backend.config import Config, Pass
 from akm_triton.gaussian import nodes
 
 INTERPRET: bool = triton.knobs.runtime.interpret

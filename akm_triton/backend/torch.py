@@ -19,12 +19,11 @@ from torch import Tensor
 
 from akm_triton.borders import SELF_ADJOINT, Window, indicator, windows
 
-# Measured on a CPU in float32 (maps 7² to 224², radius 1 to 15): a product per plane is too small
-# to be efficient below this area, and above it the strides of the rotated form cost more.
+# Measured on a CPU in float32: on 7² and 8² maps a product per plane is too small to be efficient;
+# from 14² on, the strides of the rotated form cost more. Between the two is not measured.
 ROTATED_AREA = 100
 # Rows a block: narrower blocks are inefficient products, wider ones multiply more zeros.
-# ∂F/∂T has its long sum over the other axis and wants the wider.
-ROWS, GRAD_ROWS = 32, 64
+ROWS = 32
 # Numbers computed together on a CPU: more leave its cache, fewer pay for many small calls.
 PART = 2**20
 
@@ -137,7 +136,7 @@ def _diagonals(left: Tensor, right: Tensor, table: Tensor, border: str) -> Tenso
     """∂F/∂a (G, R+1) from ∂F/∂T(a) = left @ right (G, size, size), or one such for each plane."""
     radius = table.shape[-1] - 1
     grad = left.new_zeros(left.shape[0], radius + 1)
-    for w in windows(left.shape[-2], radius, border, GRAD_ROWS):
+    for w in windows(left.shape[-2], radius, border, ROWS):
         block = left[..., w.start : w.stop, :] @ _columns(right, w)
         if block.dim() == 4:
             block = block.sum(1)

@@ -1,0 +1,1 @@
+"""Figures: ``python -m plots`` redraws them from ``bench/results`` and two photographs."""

@@ -1,0 +1,274 @@
+"""The kernels, as the rule launches them, against the float64 oracle."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from akm_triton.backend import config
+from akm_triton.backend import torch as plain
+from akm_triton.backend import triton as fused
+from reference import composition, oracle
+
+BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+LAYOUTS = ("nchw", "channels_last")
+Array = NDArray[np.float64]
+
+
+def tolerance(dtype: torch.dtype, radius: int) -> float:
+    """Largest error over largest value: rounding grows as the root of the terms summed, two
+    products of 2R+1 taps. float16 rounds operands, the value between the products and the result,
+    each by half an ulp, 2⁻¹¹."""
+    if dtype == torch.float32:
+        return 2e-6 * math.sqrt(2 * radius + 1)
+    return 4 * 2**-11
+
+
+def random(
+    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, layout: str = "nchw"
+) -> Tensor:
+    x = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
+
+
+def gaussians(shape: tuple[int, ...], radius: int, seed: int = 0) -> Tensor:
+    sigma = np.random.default_rng(seed).uniform(0.2, max(1.0, radius / 2), shape)
+    return torch.from_numpy(oracle.taps(sigma, radius)).float()
+
+
+def exact(x: Tensor) -> Array:
+    return x.double().numpy()
+
+
+def error(found: Tensor, wanted: Array) -> float:
+    assert found.shape == wanted.shape
+    assert not found.isnan().any()
+    return float(np.abs(exact(found) - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is NaN, so that what a kernel leaves unwritten shows."""
+    empty, empty_like = torch.empty, torch.empty_like
+    monkeypatch.setattr(
+        torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan"))
+    )
+    monkeypatch.setattr(
+        torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan"))
+    )
+
+
+# (N, C, H, W, R): 1, 7, 14, 33, 100, non-square, C = 1, C = 130, radius beyond the map, streamed
+# rows, strips of columns, both
+SHAPES = [
+    (2, 1, 1, 1, 15),
+    (1, 130, 7, 7, 3),
+    (2, 3, 14, 14, 15),
+    (2, 2, 1, 33, 7),
+    (1, 2, 3, 5, 31),
+    (1, 3, 33, 29, 15),
+    (1, 2, 33, 100, 15),
+    (1, 1, 100, 33, 31),
+    (1, 1, 70, 150, 1),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+def test_blur_and_gradients(
+    dtype: torch.dtype, shape: tuple[int, ...], border: str, layout: str
+) -> None:
+    n, c, h, w, radius = shape
+    z = random(n, c, h, w, seed=1, dtype=dtype, layout=layout)
+    g = random(n, c, h, w, seed=2, dtype=dtype, layout=layout)
+    a, b = gaussians((c,), radius, seed=3), gaussians((c,), radius, seed=4)
+    exactly = (exact(a), exact(b), border)
+    bound = tolerance(dtype, radius)
+
+    y = fused.blur(z, a, b, border, False)
+    assert y.dtype == dtype and y.stride() == z.stride()
+    assert error(y, oracle.blur(exact(z), *exactly)) < bound
+    adjoint = fused.blur(z, a, b, border, True)
+    assert error(adjoint, oracle.blur(exact(z), *exactly, adjoint=True)) < bound
+
+    dz, da, db = fused.blur_backward(g, z, a, b, border)
+    wanted = oracle.tap_grads(exact(g), exact(z), *exactly)
+    assert dz.dtype == dtype and dz.stride() == z.stride()
+    assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < bound
+    for found, want in zip((da, db), wanted, strict=True):
+        assert found.dtype == torch.float32
+        assert error(found, want) < bound
+    for found, want in zip(fused.tap_grads(g, z, a, b, border), wanted, strict=True):
+        assert error(found, want) < bound
+
+
+@pytest.mark.parametrize("per", ["layer", "channel", "sample", "mixed"])
+@pytest.mark.parametrize("size", [9, 70])
+def test_table_shapes(size: int, per: str) -> None:
+    n, c, radius = 3, 2, 5
+    shapes = {"layer": (1,), "channel": (c,), "sample": (n, c), "mixed": (c,)}
+    a = gaussians(shapes[per], radius, seed=1)
+    b = gaussians((n, c) if per == "mixed" else shapes[per], radius, seed=2)
+    z, g = random(n, c, size, 6, seed=3), random(n, c, size, 6, seed=4)
+    exactly = (exact(a), exact(b), "symmetric")
+    bound = tolerance(z.dtype, radius)
+    y = fused.blur(z, a, b, "symmetric", False)
+    assert error(y, oracle.blur(exact(z), *exactly)) < bound
+    found = fused.blur_backward(g, z, a, b, "symmetric")[1:]
+    for mine, want in zip(found, oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
+        assert error(mine, want) < bound
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("segments", [1, 2, 3])
+def test_segments_of_rows(segments: int, border: str) -> None:
+    """A tall map shared among programs, as where channels are few."""
+    z, g = random(1, 1, 100, 20, seed=1), random(1, 1, 100, 20, seed=2)
+    a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
+    tile = config.tile(20, 15, 1, 16, 32, 4)
+    cfg = config.Config(**{**vars(tile), "segments": segments})
+    exactly = (exact(a), exact(b), border)
+    y = fused.blur(z, a, b, border, False, cfg)
+    assert error(y, oracle.blur(exact(z), *exactly)) < tolerance(z.dtype, 15)
+    passes = [config.Pass(cfg, dz=True, da=True, db=True)]
+    dz, da, db = fused.blur_backward(g, z, a, b, border, passes)
+    assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < tolerance(z.dtype, 15)
+    for found, want in zip((da, db), oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
+        assert error(found, want) < tolerance(z.dtype, 15)
+
+
+def test_rows_and_strips_of_a_tile_1024_wide() -> None:
+    z = random(1, 1, 40, 1024)
+    a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
+    y = fused.blur(z, a, b, "symmetric", False)
+    wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
+    assert error(y, wanted) < tolerance(z.dtype, 15)
+
+
+@pytest.mark.parametrize("kind", ["sliced", "expanded", "stride 0", "transposed"])
+def test_strides_serve_without_a_copy(kind: str) -> None:
+    x = random(2, 6, 20, 24, seed=1)
+    z = {
+        "sliced": x[:, 1:4, 2:11, 3:20],
+        "expanded": x[:1, :3, :9, :17].expand(2, 3, 9, 17),
+        "stride 0": x[:1, :1, :1, :1].expand(2, 3, 9, 17),
+        "transposed": x[:, :3, :17, :9].mT,
+    }[kind]
+    a, b = gaussians((3,), 4, seed=2), gaussians((3,), 4, seed=3)
+    wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
+    y = fused.blur(z, a, b, "symmetric", False)
+    assert y.is_contiguous()
+    assert error(y, wanted) < tolerance(z.dtype, 4)
+    dz, da, _ = fused.blur_backward(z, z, a, b, "symmetric")
+    assert error(dz, wanted) < tolerance(z.dtype, 4)
+    da_wanted = oracle.tap_grads(exact(z), exact(z), exact(a), exact(b), "symmetric")[0]
+    assert error(da, da_wanted) < tolerance(z.dtype, 4)
+
+
+def test_empty_batch() -> None:
+    z = torch.empty(0, 3, 5, 5)
+    a = gaussians((3,), 4)
+    assert fused.blur(z, a, a, "symmetric", False).shape == z.shape
+    dz, da, db = fused.blur_backward(z, z, a, a, "symmetric")
+    assert dz.shape == z.shape
+    assert torch.equal(da, torch.zeros_like(a)) and torch.equal(db, torch.zeros_like(a))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_in_a_table_or_sigma_gives_nan(value: float) -> None:
+    a = gaussians((2,), 4)
+    a[0] = value
+    y = fused.blur(random(1, 2, 5, 5), a, a, "symmetric", False)
+    assert y[:, 0].isnan().all() and not y[:, 1].isnan().any()
+    for family in ("discrete", "sampled"):
+        k, _ = fused.tables(torch.tensor([value, 1.0]), None, 4, family, None)
+        assert k[0].isnan().all() and not k[1].isnan().any()
+
+
+def test_bfloat16_is_lifted_for_the_interpreter() -> None:
+    z = random(1, 2, 9, 9, dtype=torch.bfloat16)
+    a = gaussians((2,), 4)
+    y = fused.blur(z, a, a, "symmetric", False)
+    assert y.dtype == torch.bfloat16
+    assert error(y, oracle.blur(exact(z), exact(a), exact(a), "symmetric")) < 2**-8
+
+
+@pytest.mark.parametrize("size", [14, 56, 100])
+@pytest.mark.parametrize("sigma", [0.4, 1.0, 3.0, 6.0])
+def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
+    z = random(2, 4, size, size, dtype=torch.float16)
+    r, s = torch.full((4,), sigma), torch.full((4,), 0.7)
+    options = dict(gaussian="discrete", border="symmetric", truncate=None, max_radius=15)
+    a, b = fused.tables(r, s, 15, "discrete", None)
+    mine = exact(fused.blur(z, a, b, "symmetric", False))
+    eager = exact(composition.modulate(z, r.half(), s.half(), **options))
+    wanted = oracle.modulate(exact(z), exact(r), exact(s), **options)
+    for norm in (np.max, lambda x: np.sqrt(np.mean(x**2))):
+        assert norm(np.abs(mine - wanted)) <= 1.05 * norm(np.abs(eager - wanted))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("size", [7, 40, 100])
+@pytest.mark.parametrize("value", [1.0, 0.7, 1.99])
+def test_constants_stay_constant(value: float, size: int, dtype: torch.dtype) -> None:
+    """To one rounding: the neighbour of the value in its own dtype at most."""
+    sigma = torch.linspace(0, 12, 40)
+    k, _ = fused.tables(sigma, None, 15, "discrete", None)
+    z = torch.full((1, 40, size, size), value, dtype=dtype)
+    y = fused.blur(z, k, k, "symmetric", False)
+    ulp = torch.nextafter(z, torch.full_like(z, 10.0)) - z
+    allowed = 1 if dtype == torch.float16 else 4  # fp32 sums of 31 products, twice
+    assert ((y - z).abs() <= allowed * ulp).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_cotangent_tables_neither_overflow_nor_underflow_half(scale: float) -> None:
+    z = random(1, 2, 9, 9, dtype=torch.float16)
+    a = gaussians((2,), 4) * scale
+    b = gaussians((2,), 4, seed=5) / scale
+    y = fused.blur(z, a, b, "symmetric", False)
+    wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
+    assert error(y, wanted) < tolerance(z.dtype, 4)
+
+
+@pytest.mark.parametrize("truncate", [None, 3.0])
+@pytest.mark.parametrize("family", ["discrete", "sampled"])
+def test_tables_and_their_gradient(family: str, truncate: float | None) -> None:
+    r = torch.tensor([0.0, 0.05, -0.4, 0.9, 2.5, -7.0, 40.0])
+    s = torch.linspace(-4, 4, 7)
+    options = dict(gaussian=family, truncate=truncate)
+    gate = 1 / (1 + np.exp(-exact(s)))
+    for radius in (1, 7, 15, 31):
+        taps = oracle.taps(np.abs(exact(r)), radius, **options)
+        a, b = fused.tables(r, s, radius, family, truncate)
+        np.testing.assert_allclose(b.numpy(), taps, atol=3e-7)
+        np.testing.assert_allclose(a.numpy(), gate[:, None] * taps, atol=3e-7)
+        da, db = random(7, radius + 1, seed=1), random(7, radius + 1, seed=2)
+        dr, ds = fused.tables_grad(r, s, da, db, radius, family, truncate)
+        slope = oracle.taps_derivative(np.abs(exact(r)), radius, **options)
+        slope *= np.sign(exact(r))[:, None]
+        wanted = ((gate[:, None] * exact(da) + exact(db)) * slope).sum(-1)
+        np.testing.assert_allclose(dr.numpy(), wanted, atol=2e-6)
+        wanted = gate * (1 - gate) * (exact(da) * taps).sum(-1)
+        assert ds is not None
+        np.testing.assert_allclose(ds.numpy(), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_both_backends_agree(border: str) -> None:
+    z, g = random(2, 3, 20, 37, seed=1), random(2, 3, 20, 37, seed=2)
+    a, b = gaussians((3,), 6, seed=3), gaussians((3,), 6, seed=4)
+    pairs = zip(
+        (fused.blur(z, a, b, border, False), *fused.blur_backward(g, z, a, b, border)),
+        (plain.blur(z, a, b, border, False), *plain.blur_backward(g, z, a, b, border)),
+        strict=True,
+    )
+    for mine, other in pairs:
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
