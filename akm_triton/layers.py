@@ -116,9 +116,7 @@ class Modulation2d(_Modulated):
     ) -> None:
         super().__init__()
         self.channels = channels
-        self._add_modulation(
-            channels, per, gaussian, border, truncate, max_radius, device, dtype
-        )
+        self._add_modulation(channels, per, gaussian, border, truncate, max_radius, device, dtype)
 
     def reset_parameters(self) -> None:
         self.reset_modulation()

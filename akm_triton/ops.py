@@ -129,9 +129,7 @@ class _FusedTables(Function):
                     tables(r, s, *ctx.options), of, (da, db), create_graph=True, allow_unused=True
                 )
             )
-            dr, ds = (
-                next(found) if x is not None and x.requires_grad else None for x in (r, s)
-            )
+            dr, ds = (next(found) if x is not None and x.requires_grad else None for x in (r, s))
         else:
             dr, ds = ctx.backend.tables_grad(r, s, da, db, *ctx.options)
         return dr, ds, None, *[None] * len(ctx.options)

@@ -79,11 +79,17 @@ class _Recorder:
 
 
 def launches(
-    dtype: str, layout: str, shape: tuple[int, int], radius: int, border: str = "symmetric"
+    dtype: str,
+    layout: str,
+    shape: tuple[int, int],
+    radius: int,
+    target: int,
+    border: str = "symmetric",
 ) -> list[Launch]:
-    """The launches of a forward and a backward of (32, 64, *shape), as an H200 would get them."""
+    """The launches of a forward and a backward of (32, 64, *shape), of 132 multiprocessors."""
     from akm_triton.backend import kernels
     from akm_triton.backend import triton as backend
+    from akm_triton.backend.config import Device
 
     found: list[Launch] = []
     z = torch.empty((32, 64, *shape), dtype=getattr(torch, dtype), device="meta")
@@ -91,7 +97,8 @@ def launches(
         z = z.contiguous(memory_format=torch.channels_last)
     table = torch.empty(64, radius + 1, device="meta")
     r = torch.empty(64, device="meta")
-    with mock.patch.object(backend, "multiprocessors", lambda device: 132):
+    device = Device(132, warpgroup=target // 10 in (9, 10))
+    with mock.patch.object(backend, "describe", lambda _: device):
         with mock.patch.multiple(
             kernels,
             **{
@@ -186,7 +193,7 @@ def table(
         ]
 
     cases = list(product(dtypes, layouts, sizes, radii, targets))
-    recorded = {case: launches(case[0], case[1], (case[2], case[2]), case[3]) for case in cases}
+    recorded = {case: launches(case[0], case[1], (case[2], case[2]), *case[3:]) for case in cases}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in pool.map(rows, cases):
             yield from found

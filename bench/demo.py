@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,6 +126,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=results.ROOT, help="folder of results")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # maps of 8×8 gain nothing from more, and lose much on a busy machine
     outcome = train(options.epochs, options.seed, options.device, progress=True)
@@ -134,6 +136,7 @@ def main(argv: list[str]) -> None:
         "digits",
         torch.device(options.device),
         rows,
+        options.output,
         seed=options.seed,
         accuracy=round(outcome.accuracy, 5),
         layers=outcome.layers,

@@ -11,3 +11,6 @@ export TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inducto
 "$python" -m bench digits
 "$python" -m bench kernel-size --quick
 "$python" -m plots
+echo
+echo "measurements: $root/bench/results"
+echo "figures: $root/plots"

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -283,12 +284,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch; some rivals know only one (1)"
     )
+    parser.add_argument("--output", type=Path, default=results.ROOT, help="folder of results")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     rows = kernel_size(device, QUICK if options.quick else FULL)
     print(table(rows))
-    path = results.save("kernel-size", device, rows, packages=_packages())
+    path = results.save("kernel-size", device, rows, options.output, packages=_packages())
     print(f"\nwritten: {path}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
@@ -16,14 +17,14 @@ import akm_triton as akm
 
 SIGMAS = (0, 1, 2, 4, 8)
 # top left corner, in pixels of the halved photograph: the pavilion's roof; the flower's heart
-CROPS = ((40, 62), (40, 84))
-SIZE = (120, 160)
+CROPS = ((44, 66), (46, 92))
+SIZE = (108, 144)
 COLOURS = ("#0072B2", "#E69F00")
 HATCHES = ("", "////")
 
 
 def photographs() -> Tensor:
-    """Two crops (2, 3, 120, 160) of scikit-learn's photographs, halved, from 0 to 1."""
+    """Two crops (2, 3, 108, 144) of scikit-learn's photographs, halved, from 0 to 1."""
     crops = []
     for image, (top, left) in zip(load_sample_images().images, CROPS, strict=True):
         z = torch.as_tensor(np.array(image)).permute(2, 0, 1) / 255
@@ -34,7 +35,8 @@ def photographs() -> Tensor:
 
 def draw(digits: dict[str, Any]) -> Figure:
     figure = plt.figure(figsize=(9, 5.7), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3.1, 2.4))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3.1, 2.4))
+    above, below = parts
     _draw_photographs(above)
     _draw_histograms(below.subplots(1, 2), digits)
     below.suptitle(
@@ -51,10 +53,10 @@ def _draw_photographs(figure: Any) -> None:
         y = akm.gaussian_blur(z, torch.tensor(float(sigma)), max_radius=31)
         axes[0, column].set_title(f"σ = {sigma} px")
         for axis, image in zip(axes[:, column], y, strict=True):
-            axis.imshow(image.permute(1, 2, 0).clamp(0, 1), interpolation="none")
+            axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="none")
             axis.set_axis_off()
     figure.suptitle(
-        f"akm.gaussian_blur at σ pixels ({SIZE[1]}×{SIZE[0]} pixels, symmetric border)",
+        f"akm_triton.gaussian_blur of {SIZE[1]}×{SIZE[0]} pixels, symmetric border",
         fontsize=10,
     )
 
@@ -65,7 +67,8 @@ def _draw_histograms(axes: Any, digits: dict[str, Any]) -> None:
         _draw_histogram(axis, digits["layers"], what)
         axis.set_xlabel(labels[what])
         axis.set_ylabel("channels")
-    axes[0].legend()
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(loc="center right")
 
 
 def _draw_histogram(axis: Axes, layers: list[dict[str, Any]], what: str) -> None:
@@ -82,5 +85,8 @@ def _draw_histogram(axis: Axes, layers: list[dict[str, Any]], what: str) -> None
             label=f"layer {number + 1}, {len(layer)} channels",
         )  # fmt: skip
         bottom += counts
-    axis.axvline(start, color="black", linestyle="--", linewidth=1, label=f"start, {start:.2f}")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.axvline(start, color="black", linestyle="--", linewidth=1)
+    axis.annotate(
+        f"start {start:.2f}", (start, 1), (4, 0), va="top",
+        xycoords=("data", "axes fraction"), textcoords="offset points",
+    )  # fmt: skip

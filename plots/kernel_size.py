@@ -11,21 +11,28 @@ from matplotlib.ticker import NullLocator
 
 from bench import peers, sweeps
 
-# Told apart by marker and line, so that black and white suffices; colours of Okabe and Ito.
-LOOKS = {
-    peer.name: {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.1}
-    for peer, colour, marker, line in zip(
-        peers.RIVALS,
-        ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7")
-        + ("#E69F00", "0.45", "0.45", "0.45", "0.6"),
-        "s^vDP" + "Xp*hx",
-        ("-", "--", "-.", "--", ":") + ("-.", "-", "--", ":", "--"),
-        strict=True,
-    )
-}
-LOOKS[peers.OURS.name] = {
-    "color": "black", "marker": "o", "linestyle": "-", "linewidth": 2.2, "zorder": 3,
-}  # fmt: skip
+# (colour, marker, line) of each rival, in the order of the registry: told apart in black and white
+# too. The colours are those of Okabe and Ito.
+LOOKS = (
+    ("#0072B2", "s", "-"),
+    ("#56B4E9", "^", "--"),
+    ("#009E73", "v", "-."),
+    ("#D55E00", "D", "--"),
+    ("#CC79A7", "P", ":"),
+    ("#E69F00", "X", "-."),
+    ("#999999", "p", "-"),
+    ("#999999", "*", "--"),
+    ("#999999", "h", ":"),
+    ("#666666", "x", "--"),
+)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Ours is number 0."""
+    if number == 0:
+        return {"color": "black", "marker": "o", "linestyle": "-", "linewidth": 2.2, "zorder": 3}
+    colour, marker, line = LOOKS[number - 1]
+    return {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.1}
 
 
 def draw(sweep: dict[str, Any]) -> Figure:
@@ -42,34 +49,38 @@ def draw(sweep: dict[str, Any]) -> Figure:
         row[0].set_ylabel("throughput (Gelement/s)")
     for axis in axes[-1]:
         axis.set_xlabel("kernel size K = 2R + 1 (pixels)")
-    lines = {}
+    lines: dict[str, Any] = {}
     for axis in axes.flat:
         handles, labels = axis.get_legend_handles_labels()
         lines.update(zip(labels, handles, strict=True))
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
-    threads = sweep["threads"]
-    where = sweep["device"]
-    if "driver" not in sweep:
-        where += f", {threads} thread{'s' if threads > 1 else ''}"
+    figure.legend(
+        handles=list(lines.values()), labels=list(lines), loc="outside lower center", ncols=4
+    )
     figure.suptitle(
-        f"Depthwise Gaussian blur, median of interleaved calls, bars from p20 to p80\n"
-        f"{where}, torch {sweep['torch']}, {sweep['date'][:10]}",
+        "Gaussian blur with a σ for each channel: median of interleaved calls, bars p20 to p80\n"
+        f"{_where(sweep)}, torch {sweep['torch']}, {sweep['date'][:10]}",
         fontsize=10,
     )
     return figure
 
 
+def _where(sweep: dict[str, Any]) -> str:
+    if "driver" in sweep:
+        return f"{sweep['device']}, driver {sweep['driver']}, triton {sweep['triton']}"
+    return f"{sweep['device']}, {sweep['threads']} thread{'s' if sweep['threads'] > 1 else ''}"
+
+
 def _draw_panel(axis: Axes, cells: sweeps.Cells) -> None:
-    for name in (peers.OURS.name, *(peer.name for peer in peers.RIVALS)):
-        found = [row for (peer, _), row in sorted(cells.items()) if peer == name]
-        found = [row for row in found if row["status"] == "ok"]
+    for number, peer in enumerate((peers.OURS, *peers.RIVALS)):
+        rows = [cells[key] for key in sorted(cells) if key[0] == peer.name]
+        found = [row for row in rows if row["status"] == "ok"]
         if found:
             speeds = [row["gelements"] for row in found]
             low = [x * (1 - row["p50"] / row["p80"]) for x, row in zip(speeds, found, strict=True)]
             high = [x * (row["p50"] / row["p20"] - 1) for x, row in zip(speeds, found, strict=True)]
             axis.errorbar(
                 [row["kernel"] for row in found], speeds, (low, high),
-                label=name, elinewidth=0.7, markersize=5, **LOOKS[name],
+                label=peer.name, elinewidth=0.7, markersize=5, **_style(number),
             )  # fmt: skip
     axis.set_xscale("log")
     axis.set_yscale("log")

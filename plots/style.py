@@ -22,7 +22,7 @@ plt.rcParams.update(
         "grid.linewidth": 0.4,
         "grid.color": "0.85",
         "legend.frameon": False,
-        "savefig.dpi": 130,
+        "savefig.dpi": 125,
         "svg.hashsalt": "akm_triton",  # the same figure gives the same file
     }
 )
@@ -32,6 +32,7 @@ def save(figure: Figure, name: str, folder: Path = FOLDER) -> list[Path]:
     """Write ``name``.png and ``name``.svg."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     for path in paths:
+        # neither a date nor a version, which would make a new file of the same figure
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         figure.savefig(path, metadata=metadata)
     plt.close(figure)

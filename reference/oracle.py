@@ -170,9 +170,7 @@ def modulate_backward(
     max_radius: int,
 ) -> tuple[Array, Array, Array]:
     """(dz, dr, ds) of <g, modulate(z, r, s)>; dr and ds in the shapes of r and s."""
-    _, gate, k, slope = _tables(
-        r, s, z.shape[1], max_radius, gaussian=gaussian, truncate=truncate
-    )
+    _, gate, k, slope = _tables(r, s, z.shape[1], max_radius, gaussian=gaussian, truncate=truncate)
     dz = gate[..., None, None] * blur(g, k, k, border, adjoint=True)
     da, db = tap_grads(g, z, k, k, border)
     dr = gate * ((da + db) * slope).sum(-1)

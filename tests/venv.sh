@@ -15,8 +15,10 @@ stamp=$root/.venv/.complete
 wanted=$( (echo "$root" && cat "$root/pyproject.toml" "$root/constraints.txt") | cksum)
 
 install() {
-    "$python" -m pip install --quiet --disable-pip-version-check \
-        --constraint "$root/constraints.txt" --editable "$root[bench,test]"
+    local pip=("$python" -m pip install -qq --disable-pip-version-check
+        --constraint "$root/constraints.txt")
+    # setuptools first, pinned as all else: an isolated build would take the newest
+    "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$root[bench,test]"
 }
 
 make_venv() {

@@ -1,4 +1,9 @@
-"""Which tiles a launch uses: a plain rule of shape, dtype and layout, in one place."""
+"""Which tiles a launch uses: a plain rule of shape, dtype, layout and device, in one place.
+
+Every choice here compiles without a register spill up to radius 16, on all the targets that
+``python -m bench codegen`` knows, and up to radius 31 where wgmma or tcgen05 keeps operands in shared
+memory. What limits a tile is noted beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,39 @@ from dataclasses import dataclass, replace
 
 MAX_RADIUS = 31
 """The widest window the kernels take: a halo must fit a block of rows."""
+
+
+@dataclass(frozen=True)
+class Device:
+    multiprocessors: int
+    warpgroup: bool
+    """Whether matrix products read operands from shared memory (capability 9 and 10): elsewhere
+    they stay in registers, and tiles must be smaller."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    n: int
+    c: int
+    h: int
+    w: int
+    radius: int
+    border: str
+    itemsize: int
+    channels_last: bool
+
+    @property
+    def side(self) -> int:
+        return max(self.h, self.w)
+
+    @property
+    def wide(self) -> bool:
+        """Whether a halo needs more than 16 rows."""
+        return self.radius > 16
+
+    @property
+    def transposed(self) -> Problem:
+        return replace(self, h=self.w, w=self.h)
 
 
 @dataclass(frozen=True)
@@ -28,11 +66,14 @@ class Config:
     segments: int = 1
     stages: int = 2
 
+    def programs(self, channels: int) -> int:
+        return self.strips * self.segments * -(-channels // self.planes)
+
 
 @dataclass(frozen=True)
 class Pass:
-    """One launch of the gradient kernel: what it writes, and whether rows and columns (and with
-    them a and b) change places, which makes ∂F/∂a of ∂F/∂b."""
+    """One launch of the gradient: what it writes (dz alone is an adjoint blur), and whether rows
+    and columns, and with them a and b, change places, which makes ∂F/∂a of ∂F/∂b."""
 
     config: Config
     dz: bool = False
@@ -41,131 +82,133 @@ class Pass:
     transposed: bool = False
 
 
-def power_of_two(n: int, least: int = 16) -> int:
-    """The least power of two ≥ n; a dot wants 16 on every side."""
-    return max(least, 1 << (n - 1).bit_length())
-
-
 def tile(
-    width: int, radius: int, planes: int, block_h: int, block_w: int, warps: int,
+    problem: Problem, planes: int, block_h: int, block_w: int, warps: int,
     out_w: int | None = None,
 ) -> Config:  # fmt: skip
-    """The Config that covers ``width`` columns with windows of ``block_w``, ``out_w`` computed."""
-    if width <= block_w and out_w is None:
+    """The Config of these blocks, no larger than the map: whole where the map fits ``out_w``
+    columns, else strips. Without ``out_w`` a strip computes its whole window, which reads least."""
+    w, radius = problem.w, problem.radius
+    block_h = min(block_h, _power_of_two(problem.h))
+    if w <= (out_w or block_w):
+        block_w = min(block_w, _power_of_two(w))
         return Config(planes, block_h, block_w, block_w, 1, block_w, 0, warps)
     halo = -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
-    if out_w is None:  # compute the whole window, write its inner part
+    if out_w is None:
         step = (block_w - halo - radius) // 8 * 8
-        strips = 1 + -(-(width - block_w) // max(step, 1))
+        strips = 1 + -(-(w - block_w) // max(step, 1))
     else:
         step = out_w if block_w - halo - out_w >= radius else 0
-        strips = -(-width // out_w)
+        strips = -(-w // out_w)
     if step <= 0:
         raise ValueError(f"a window of {block_w} columns is too narrow for radius {radius}")
     return Config(planes, block_h, block_w, out_w or block_w, strips, step, halo, warps)
 
 
-def splits(batch: int, programs: int, multiprocessors: int) -> int:
-    """Shares of the batch: eight waves of programs, yet eight images a program to pay for its
-    operands, yet two waves before that."""
-    waves = min(-(-8 * multiprocessors // programs), -(-batch // 8))
-    return max(1, min(batch, max(waves, -(-2 * multiprocessors // programs))))
+def _power_of_two(n: int) -> int:
+    """The least power of two ≥ n that a dot takes."""
+    return max(16, 1 << (n - 1).bit_length())
 
 
-def _small(h: int, w: int, itemsize: int, last: bool, grads: bool) -> tuple[int, int]:
-    """(planes, warps) of maps up to 32 × 32 (16 × 16 in float32 channels_last), all resident."""
-    if max(h, w) <= 16:
-        if last:
-            return (16, 8) if itemsize == 2 else (8, 4)
-        return (4, 4) if grads and itemsize == 4 else (8, 4)
-    if last:
-        return (8, 8)
-    return (1, 8) if grads and itemsize == 4 else (1, 4)
+def for_blur(problem: Problem, device: Device) -> Config:
+    """The tiles of a forward or adjoint blur."""
+    if _is_small(problem):
+        return _small(problem, grads=False)
+    if problem.side <= 64 and problem.itemsize == 2 and not problem.channels_last:
+        return tile(problem, 1, 64, 64, 4)
+    return _segmented(_streamed(problem, device), problem, device)
 
 
-def _window(
-    w: int, radius: int, planes: int, block_h: int, block_w: int, warps: int, out_w: int
-) -> Config:
-    """A tile that computes ``out_w`` of ``block_w`` columns, or a narrow map whole."""
-    if w <= out_w:
-        return tile(w, radius, planes, block_h, power_of_two(w), warps)
-    return tile(w, radius, planes, block_h, block_w, warps, out_w)
-
-
-def _streamed(
-    w: int, radius: int, border: str, itemsize: int, last: bool, grads: bool
-) -> Config:
-    """Blocks of rows stream by. float32 keeps twice the operands on chip and so takes narrower
-    tiles; so does channels_last, whose every channel has operands of its own."""
-    wide = radius > 16
-    block_h = 32 if wide else 16
-    if last:
-        if itemsize == 2:
-            if wide:
-                return _window(w, radius, 2 if grads else 4, 32, 128, 8, 16)
-            return _window(w, radius, 8, 16, 64, 8, 16 if grads else 32)
-        if wide:
-            return _window(w, radius, 1, 32, 128, 8, 16)
-        return _window(w, radius, 4, 16, 64, 8, 16)
-    if w <= 64:
-        return tile(w, radius, 1, block_h, power_of_two(w), 8)
-    if wide:
-        return _window(w, radius, 1, 32, 128, 8, 64)
-    if itemsize == 2 and w <= 128 and not grads:
-        return tile(w, radius, 1, 32, power_of_two(w), 8)
-    if border == "circular":
-        return _window(w, radius, 1, block_h, 64, 8, 32)
-    if itemsize == 2:
-        return tile(w, radius, 1, 32, 128, 8)
-    return tile(w, radius, 1, 16, 64, 8)
-
-
-def for_blur(
-    n: int, c: int, h: int, w: int, radius: int, border: str,
-    itemsize: int, channels_last: bool, multiprocessors: int,
-) -> Config:  # fmt: skip
-    """The tiles of a forward (or adjoint) blur."""
-    if max(h, w) <= (16 if channels_last and itemsize == 4 else 32):
-        planes, warps = _small(h, w, itemsize, channels_last, False)
-        return tile(w, radius, planes, power_of_two(h), power_of_two(w), warps)
-    if max(h, w) <= 64 and itemsize == 2 and not channels_last:
-        return tile(w, radius, 1, power_of_two(h), power_of_two(w), 4)
-    cfg = _streamed(w, radius, border, itemsize, channels_last, False)
-    return _segmented(cfg, n, c, h, multiprocessors)
-
-
-def for_grad(
-    n: int, c: int, h: int, w: int, radius: int, border: str,
-    itemsize: int, channels_last: bool, need_dz: bool, multiprocessors: int,
-) -> list[Pass]:  # fmt: skip
+def for_grad(problem: Problem, device: Device, need_dz: bool) -> list[Pass]:
     """The launches that give (dz, ∂F/∂a, ∂F/∂b), or the last two: one where registers allow."""
-    sms = multiprocessors
-    if max(h, w) <= (16 if channels_last and itemsize == 4 else 32):
-        planes, warps = _small(h, w, itemsize, channels_last, True)
-        cfg = tile(w, radius, planes, power_of_two(h), power_of_two(w), warps)
-        return [Pass(cfg, dz=need_dz, da=True, db=True)]
-    if itemsize == 2 and not channels_last:
-        if max(h, w) <= 64:
-            cfg = tile(w, radius, 1, power_of_two(h), power_of_two(w), 8)
+    if _is_small(problem):
+        return [Pass(_small(problem, grads=True), dz=need_dz, da=True, db=True)]
+    half = problem.itemsize == 2 and not problem.channels_last
+    if half and device.warpgroup:
+        if problem.side <= 64:
+            return [Pass(tile(problem, 1, 64, 64, 8), dz=need_dz, da=True, db=True)]
+        if not problem.wide and problem.border != "circular":
+            cfg = _segmented(tile(problem, 1, 64, 64, 8), problem, device)
             return [Pass(cfg, dz=need_dz, da=True, db=True)]
-        if radius <= 16 and border != "circular":
-            cfg = tile(w, radius, 1, min(64, power_of_two(h)), min(64, power_of_two(w)), 8)
-            return [Pass(_segmented(cfg, n, c, h, sms), dz=need_dz, da=True, db=True)]
-    down = _segmented(_streamed(w, radius, border, itemsize, channels_last, True), n, c, h, sms)
-    over = _segmented(_streamed(h, radius, border, itemsize, channels_last, True), n, c, w, sms)
+    down, over = (
+        _segmented(_streamed_grad(p, device), p, device) for p in (problem, problem.transposed)
+    )
     passes = [Pass(down, db=True), Pass(over, da=True, transposed=True)]
-    # float32 has no registers left for dz beside ∂F/∂b where its operands are wide
-    apart = itemsize == 4 and (channels_last or (radius > 16 and w > 64))
-    apart |= channels_last and radius > 16
-    if need_dz and apart:
-        return [Pass(for_blur(n, c, h, w, radius, border, itemsize, channels_last, sms)), *passes]
-    passes[0] = Pass(down, dz=need_dz, db=True)
-    return passes
+    if not need_dz:
+        return passes
+    # beside ∂F/∂b, dz needs T(b) on chip too: twice the operands in float32, one set a plane
+    # in channels_last
+    narrow = problem.w <= 64 or not problem.wide
+    if problem.channels_last:
+        beside = problem.itemsize == 2 and not problem.wide
+    else:
+        beside = half or (device.warpgroup and narrow)
+    if beside:
+        return [replace(passes[0], dz=True), passes[1]]
+    return [Pass(for_blur(problem, device), dz=True), *passes]
 
 
-def _segmented(cfg: Config, n: int, c: int, rows: int, multiprocessors: int) -> Config:
+def splits(batch: int, programs: int, device: Device) -> int:
+    """Shares of the batch: eight waves of programs, yet sixteen images a program to pay for its
+    operands and partials, yet two waves before that."""
+    waves = min(-(-8 * device.multiprocessors // programs), -(-batch // 16))
+    return max(1, min(batch, max(waves, -(-2 * device.multiprocessors // programs))))
+
+
+def _is_small(problem: Problem) -> bool:
+    """Resident on both axes with every gradient in one pass, on any device."""
+    return problem.side <= (16 if problem.channels_last and problem.itemsize == 4 else 32)
+
+
+def _small(problem: Problem, grads: bool) -> Config:
+    half, last = problem.itemsize == 2, problem.channels_last
+    if problem.side <= 16:
+        if last:
+            return tile(problem, 16, 16, 16, 8) if half else tile(problem, 8, 16, 16, 4)
+        return tile(problem, 4 if grads and not half else 8, 16, 16, 4)
+    if last:
+        return tile(problem, 8, 32, 32, 8)
+    return tile(problem, 1, 32, 32, 8 if grads and not half else 4)
+
+
+def _streamed(problem: Problem, device: Device) -> Config:
+    """Blocks of rows stream by. float32 keeps twice the operands on chip and so takes narrower
+    tiles; so does channels_last, where 8 channels make a 16-byte access of half precision."""
+    half = problem.itemsize == 2
+    if problem.channels_last:
+        if problem.wide:
+            return tile(problem, 4 if half else 1, 32, 128, 8, 16)
+        return tile(problem, 8, 16, 64, 8, 32) if half else tile(problem, 4, 16, 64, 8, 16)
+    if problem.wide and problem.w > 64:
+        return tile(problem, 1, 32, 128, 8, 64 if half or device.warpgroup else 32)
+    if problem.border == "circular" and problem.w > 64:  # the window must wrap around
+        return tile(problem, 1, 16, 64, 8, 32)
+    if half:
+        return tile(problem, 1, 32, 128 if problem.w > 64 else 64, 8)
+    return tile(problem, 1, 32 if problem.wide else 16, 64, 8)
+
+
+def _streamed_grad(problem: Problem, device: Device) -> Config:
+    """As ``_streamed``, with the accumulator of ∂F/∂b, (window × computed columns), beside it."""
+    half = problem.itemsize == 2
+    if problem.channels_last:
+        if problem.wide:
+            return tile(problem, 1, 32, 128, 8, 16)
+        if half:
+            return tile(problem, 8, 16, 64, 8, 16)
+        planes, warps = (2, 4) if problem.w <= 32 else (4, 8)
+        return tile(problem, planes, 16, 64, warps, 16)
+    if problem.w <= 64 and (half or device.warpgroup):
+        return tile(problem, 1, 32 if half or problem.wide else 16, 64, 8)
+    if problem.wide:
+        return tile(problem, 1, 32, 128, 8, 32)
+    if half and problem.border != "circular":
+        return tile(problem, 1, 32, 64, 8)
+    return tile(problem, 1, 16, 64, 8, 32)
+
+
+def _segmented(cfg: Config, problem: Problem, device: Device) -> Config:
     """Share the row blocks among segments when there are too few programs to fill the device."""
-    blocks = -(-rows // cfg.block_h)
-    programs = cfg.strips * -(-c // cfg.planes) * n
-    wanted = -(-2 * multiprocessors // programs)
+    blocks = -(-problem.h // cfg.block_h)
+    wanted = -(-2 * device.multiprocessors // (cfg.programs(problem.c) * max(problem.n, 1)))
     return replace(cfg, segments=max(1, min(blocks // 2, wanted)))

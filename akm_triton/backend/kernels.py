@@ -81,9 +81,7 @@ def toeplitz(table_ptr, i, j, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: 
             t += tl.load(table_ptr + n) * beyond
     elif BORDER == "circular" or (BORDER == "reflect" and SIZE == 1):
         for m in range(1, (RADIUS + SIZE - 1) // SIZE + 1):
-            t += tap(table_ptr, i - j - m * SIZE, RADIUS) + tap(
-                table_ptr, i - j + m * SIZE, RADIUS
-            )
+            t += tap(table_ptr, i - j - m * SIZE, RADIUS) + tap(table_ptr, i - j + m * SIZE, RADIUS)
     elif BORDER == "symmetric":
         for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE) + 1):
             t += tap(table_ptr, i - j - 2 * m * SIZE, RADIUS)
@@ -330,7 +328,16 @@ def blur_kernel(
                 u_below = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
                 if BY_POSITION:
                     above, at, below = vertical_operands(
-                        a_ptr, row + rows, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
+                        a_ptr,
+                        row + rows,
+                        a_scale,
+                        a_centre,
+                        BLOCK_H,
+                        H,
+                        RADIUS,
+                        BORDER,
+                        PLANES,
+                        DTYPE,
                     )
                 y = tl.dot(above, u_above, input_precision=PRECISION)
                 y = tl.dot(at, u_at, y, input_precision=PRECISION)
@@ -354,9 +361,7 @@ def gathered(d, index, valid):
 
 
 @triton.jit
-def tap_sums(
-    d, i, n, start, first, last, SIZE: tl.constexpr, BORDER: tl.constexpr
-):
+def tap_sums(d, i, n, start, first, last, SIZE: tl.constexpr, BORDER: tl.constexpr):
     """∂F/∂table from d = ∂F/∂T, whose rows are outputs i and whose columns are inputs from start
     on: sum d over the entries that tap n touches, of inputs in [first, last)."""
     real = (i >= 0) & (i < SIZE)
@@ -502,7 +507,16 @@ def grad_kernel(
                 if NEED_W:
                     if BY_POSITION:
                         above, at, below = vertical_operands(
-                            a_ptr, row + rows, a_scale, a_centre, BLOCK_H, H, RADIUS, BORDER, PLANES, DTYPE
+                            a_ptr,
+                            row + rows,
+                            a_scale,
+                            a_centre,
+                            BLOCK_H,
+                            H,
+                            RADIUS,
+                            BORDER,
+                            PLANES,
+                            DTYPE,
                         )
                     w = tl.dot(above, g_above, input_precision=PRECISION)
                     w = tl.dot(at, g, w, input_precision=PRECISION)
@@ -520,9 +534,13 @@ def grad_kernel(
                 if NEED_DA:
                     u_below = tl.dot(z_below, transpose(tb), input_precision=PRECISION).to(DTYPE)
                     g_own = tl.where(real & own, g, 0.0)
-                    da_above = tl.dot(g_own, transpose(u_above), da_above, input_precision=PRECISION)
+                    da_above = tl.dot(
+                        g_own, transpose(u_above), da_above, input_precision=PRECISION
+                    )
                     da_at = tl.dot(g_own, transpose(u), da_at, input_precision=PRECISION)
-                    da_below = tl.dot(g_own, transpose(u_below), da_below, input_precision=PRECISION)
+                    da_below = tl.dot(
+                        g_own, transpose(u_below), da_below, input_precision=PRECISION
+                    )
                     u_above = u
                     u = u_below
                     z = z_below

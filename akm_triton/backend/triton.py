@@ -11,17 +11,18 @@ import triton
 from torch import Tensor
 
 from akm_triton.backend import config, kernels
-from akm_triton.backend.config import Config, Pass
+from akm_triton.backend.config import Config, Device, Pass, Problem
 from akm_triton.gaussian import nodes
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 
 
 @functools.lru_cache(maxsize=None)
-def multiprocessors(device: torch.device) -> int:
+def describe(device: torch.device) -> Device:
     if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return Device(multiprocessors=1, warpgroup=True)
+    properties = torch.cuda.get_device_properties(device)
+    return Device(properties.multi_processor_count, properties.major in (9, 10))
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -65,13 +66,10 @@ def _empty_like(z: Tensor) -> Tensor:
     return torch.empty_like(z, memory_format=memory_format)
 
 
-def _layout(z: Tensor) -> tuple[int, int, int, int, int, bool]:
+def _problem(z: Tensor, table: Tensor, border: str) -> Problem:
     n, c, h, w = z.shape
-    return n, c, h, w, z.element_size(), z.stride(1) == 1 and c > 1
-
-
-def _programs(cfg: Config, channels: int) -> int:
-    return cfg.strips * cfg.segments * -(-channels // cfg.planes)
+    last = z.stride(1) == 1 and c > 1
+    return Problem(n, c, h, w, table.shape[-1] - 1, border, z.element_size(), last)
 
 
 def blur(
@@ -80,29 +78,44 @@ def blur(
     """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y."""
     (x,) = _interpretable(z)
     y = _empty_like(x)
-    if z.numel() == 0:
-        return y.to(z.dtype)
-    n, c, h, w, itemsize, last = _layout(x)
-    radius = a.shape[-1] - 1
-    sms = multiprocessors(z.device)
-    cfg = cfg or config.for_blur(n, c, h, w, radius, border, itemsize, last, sms)
-    per_sample = a.dim() == 3 or b.dim() == 3
-    programs = _programs(cfg, c)
-    splits = n if per_sample else config.splits(n, programs, sms)
+    if z.numel() > 0:
+        problem, device = _problem(x, a, border), describe(z.device)
+        _launch_blur(x, y, a, b, adjoint, problem, device, cfg or config.for_blur(problem, device))
+    return y.to(z.dtype)
+
+
+def _launch_blur(
+    z: Tensor, y: Tensor, a: Tensor, b: Tensor, adjoint: bool,
+    problem: Problem, device: Device, cfg: Config,
+) -> None:  # fmt: skip
+    programs = cfg.programs(problem.c)
+    splits = _splits(problem, a, b, programs, device)
     with _on(z.device):
         kernels.blur_kernel[(programs * splits,)](
-            x, *_strides(x),
+            z, *_strides(z),
             y, *_strides(y),
             *_rows(a),
             *_rows(b),
-            n, c, splits,
-            H=h, W=w, RADIUS=radius, BORDER=border, ADJOINT=adjoint,
-            PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
-            BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
-            PRECISION=_precision(x.dtype),
-            num_warps=cfg.warps, num_stages=cfg.stages,
+            problem.n, problem.c, splits,
+            H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
+            ADJOINT=adjoint,
+            **_tiles(cfg), PRECISION=_precision(z.dtype),
         )  # fmt: skip
-    return y.to(z.dtype)
+
+
+def _tiles(cfg: Config) -> dict[str, int]:
+    return dict(
+        PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
+        BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
+        num_warps=cfg.warps, num_stages=cfg.stages,
+    )  # fmt: skip
+
+
+def _splits(problem: Problem, a: Tensor, b: Tensor, programs: int, device: Device) -> int:
+    """Programs along the batch: one an image where a table belongs to the sample."""
+    if a.dim() == 3 or b.dim() == 3:
+        return problem.n
+    return config.splits(problem.n, programs, device)
 
 
 def _reduce(partial: Tensor, tables: list[Tensor]) -> list[Tensor]:
@@ -142,52 +155,49 @@ def _grads(
 ) -> tuple[Tensor | None, Tensor, Tensor]:  # fmt: skip
     gx, zx = _interpretable(g, z)
     dz = _empty_like(zx) if need_dz else None
-    if z.numel() == 0:
-        return None if dz is None else dz.to(z.dtype), torch.zeros_like(a), torch.zeros_like(b)
-    n, c, h, w, itemsize, last = _layout(zx)
-    radius = a.shape[-1] - 1
-    sms = multiprocessors(z.device)
-    passes = passes or config.for_grad(n, c, h, w, radius, border, itemsize, last, need_dz, sms)
-    per_sample = a.dim() == 3 or b.dim() == 3
-    grads: dict[str, Tensor] = {}
-    for step in passes:
-        if not (step.da or step.db):
-            dz = blur(g, a, b, border, True, step.config)
-            continue
-        cfg = step.config
-        tables = {"a": a, "b": b}
-        written = [name for name in tables if getattr(step, f"d{name}")]
-        programs = _programs(cfg, c)
-        splits = n if per_sample else config.splits(n, programs, sms)
-        partial = torch.empty(
-            (splits, cfg.strips * cfg.segments, len(written), c, radius + 1),
-            dtype=torch.float32, device=z.device,
-        )  # fmt: skip
-        if step.transposed:
-            left, right, first, second, rows, columns = gx.mT, zx.mT, b, a, w, h
-        else:
-            left, right, first, second, rows, columns = gx, zx, a, b, h, w
-        out = right if dz is None else dz
-        with _on(z.device):
-            kernels.grad_kernel[(programs * splits,)](
-                left, *_strides(left),
-                right, *_strides(right),
-                out, *_strides(out),
-                *_rows(first),
-                *_rows(second),
-                partial,
-                n, c, splits,
-                H=rows, W=columns, RADIUS=radius, BORDER=border,
-                NEED_DZ=step.dz,
-                NEED_DA=step.db if step.transposed else step.da,
-                NEED_DB=step.da if step.transposed else step.db,
-                PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
-                BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
-                PRECISION=_precision(zx.dtype),
-                num_warps=cfg.warps, num_stages=cfg.stages,
-            )  # fmt: skip
-        grads.update(zip(written, _reduce(partial, [tables[name] for name in written])))
+    grads = {"a": torch.zeros_like(a), "b": torch.zeros_like(b)} if z.numel() == 0 else {}
+    if z.numel() > 0:
+        problem, device = _problem(zx, a, border), describe(z.device)
+        for step in passes or config.for_grad(problem, device, need_dz):
+            if step.da or step.db:
+                grads |= _launch_grad(gx, zx, dz, a, b, problem, device, step)
+            elif dz is not None:
+                _launch_blur(gx, dz, a, b, True, problem, device, step.config)
     return None if dz is None else dz.to(z.dtype), grads["a"], grads["b"]
+
+
+def _launch_grad(
+    g: Tensor, z: Tensor, dz: Tensor | None, a: Tensor, b: Tensor,
+    problem: Problem, device: Device, step: Pass,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Run one pass; dz is written in place, the gradients of the tables it names are returned."""
+    cfg, tables = step.config, {"a": a, "b": b}
+    written = [name for name in tables if getattr(step, f"d{name}")]
+    programs = cfg.programs(problem.c)
+    splits = _splits(problem, a, b, programs, device)
+    partial = torch.empty(
+        (splits, cfg.strips * cfg.segments, len(written), problem.c, problem.radius + 1),
+        dtype=torch.float32, device=z.device,
+    )  # fmt: skip
+    need_da, need_db = step.da, step.db
+    if step.transposed:
+        problem, g, z = problem.transposed, g.mT, z.mT
+        a, b, need_da, need_db = b, a, need_db, need_da
+    out = dz if dz is not None and step.dz else z  # z is not written
+    with _on(z.device):
+        kernels.grad_kernel[(programs * splits,)](
+            g, *_strides(g),
+            z, *_strides(z),
+            out, *_strides(out),
+            *_rows(a),
+            *_rows(b),
+            partial,
+            problem.n, problem.c, splits,
+            H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
+            NEED_DZ=step.dz, NEED_DA=need_da, NEED_DB=need_db,
+            **_tiles(cfg), PRECISION=_precision(z.dtype),
+        )  # fmt: skip
+    return dict(zip(written, _reduce(partial, [tables[name] for name in written]), strict=True))
 
 
 def tables(

@@ -1,0 +1,108 @@
+"""What the Triton path allocates, saves, launches and reads of the device: counted."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import akm_triton as akm
+from akm_triton.backend import kernels
+from akm_triton.backend import triton as fused
+
+KERNELS = ("blur_kernel", "grad_kernel", "tables_kernel", "tables_grad_kernel")
+
+
+class Meter(TorchDispatchMode):
+    """Bytes of every tensor an operator makes, and a refusal to read one on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: list[int] = []
+        self.ops: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "_local_scalar_dense" not in str(func), "a value was read on the host"
+        out = func(*args, **(kwargs or {}))
+        self.ops.append(str(func.overloadpacket))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+        for x in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in given:
+                self.bytes.append(x.untyped_storage().nbytes())
+        return out
+
+
+class Spy:
+    """Stands in for a kernel: records its launches and computes nothing."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *args, **kwargs: self.log.append(self.name)
+
+
+@pytest.fixture
+def launches() -> Any:
+    log: list[str] = []
+    with mock.patch.multiple(kernels, **{name: Spy(name, log) for name in KERNELS}):
+        with mock.patch.object(fused, "describe", lambda _: fused.Device(132, True)):
+            yield log
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_nothing_grows_with_the_map_but_y_and_dz(
+    dtype: torch.dtype, layout: str, launches: list[str]
+) -> None:
+    """At 32×256×56×56; the launches are counted, not run."""
+    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    z = torch.zeros(32, 256, 56, 56, dtype=dtype).contiguous(memory_format=memory)
+    z.requires_grad_()
+    r, s = (torch.ones(256, requires_grad=True) for _ in range(2))
+    size = z.nbytes
+    with Meter() as forward:
+        y = akm.modulate(z, r, s, backend="triton")
+    assert forward.bytes.count(size) == 1  # y
+    assert sum(x for x in forward.bytes if x != size) < size / 100
+    assert launches == ["tables_kernel", "blur_kernel"]
+    launches.clear()
+
+    g = torch.zeros_like(z)
+    with Meter() as backward:
+        y.backward(g)
+    assert backward.bytes.count(size) == 1  # dz
+    assert sum(x for x in backward.bytes if x != size) < size / 100
+    assert launches.count("tables_grad_kernel") == 1
+    if dtype == torch.float16 and layout == "nchw":
+        assert launches == ["grad_kernel", "tables_grad_kernel"]
+        assert backward.ops.count("aten.sum") == 1  # of the partials: three launches in all
+
+
+def test_backward_keeps_z_and_the_tables() -> None:
+    z = torch.randn(2, 3, 8, 8, requires_grad=True)
+    r, s = (torch.ones(3, requires_grad=True) for _ in range(2))
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        akm.modulate(z, r, s, backend="triton")
+    assert sorted(x.numel() for x in saved) == sorted([z.numel(), 3 * 16, 3 * 16, 3, 3])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")  # the interpreter's own maximum
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 40, 70)])
+def test_no_host_reads_no_branch_on_sigma(shape: tuple[int, ...]) -> None:
+    """Grid, tiles and launches are the same whatever σ is, NaN included."""
+    seen = []
+    for sigma in (0.0, 0.3, 9.0, float("nan")):
+        r = torch.full(shape[1:2], sigma, requires_grad=True)
+        s = torch.ones(shape[1], requires_grad=True)
+        z = torch.randn(shape, requires_grad=True)
+        with Meter() as meter:
+            akm.modulate(z, r, s, backend="triton").sum().backward()
+        seen.append([op for op in meter.ops if "detach" not in op])
+    # the interpreter itself copies arguments to and fro; only the trace of operators counts
+    assert all(trace == seen[0] for trace in seen)

@@ -1,0 +1,119 @@
+"""The package as others meet it: its wheel, without Triton, its examples."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import akm_triton
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(akm_triton.__path__, "akm_triton.")
+    return ["akm_triton", *(module.name for module in found)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # built elsewhere: setuptools leaves files beside the source
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")
+    )
+    if not (source / "README.md").exists():
+        (source / "README.md").touch()
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_the_package_alone(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert tops == {"akm_triton", f"akm_triton-{akm_triton.__version__}.dist-info"}
+
+
+def test_the_wheel_holds_the_whole_package(wheel: zipfile.ZipFile) -> None:
+    source = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "akm_triton").rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    }
+    packed = {name for name in wheel.namelist() if name.startswith("akm_triton/")}
+    assert packed == source
+    assert "akm_triton/py.typed" in packed
+    assert any(name.endswith("/kernels.py") for name in packed)
+
+
+def test_the_wheel_names_its_requirements(wheel: zipfile.ZipFile) -> None:
+    (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    lines = wheel.read(name).decode().splitlines()
+    required = {line.removeprefix("Requires-Dist: ") for line in lines if "Requires-Dist" in line}
+    always = {line for line in required if "extra ==" not in line}
+    assert always == {"torch>=2.11", "numpy", 'triton>=3.6; sys_platform == "linux"'}
+    assert "License-Expression: MIT" in lines
+    assert "Requires-Python: >=3.10" in lines
+
+
+def test_it_works_without_triton() -> None:
+    script = """
+import sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch
+import akm_triton as akm
+
+z = torch.randn(1, 2, 8, 8, requires_grad=True)
+r, s = torch.rand(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+akm.modulate(z, r, s).sum().backward()
+assert akm.AKMConv2d(2, 4, 3)(z).shape == (1, 4, 6, 6)
+assert not [name for name in sys.modules if name.startswith("triton.")]
+try:
+    akm.modulate(z, r, s, backend="triton")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pip install triton" in done.stdout
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples(name: str) -> None:
+    if name.rpartition(".")[2] in ("kernels", "triton"):
+        pytest.importorskip("triton")
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("name", akm_triton.__all__)
+def test_public_functions_and_layers_have_an_example(name: str) -> None:
+    thing = getattr(akm_triton, name)
+    if not callable(thing):
+        pytest.skip("a constant")
+    assert ">>>" in (thing.__doc__ or "")
+
+
+def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks run in order and share their names, as a reader would try them."""
+    if not README.exists():
+        pytest.skip("no README.md")
+    blocks = list(re.finditer(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.M | re.S))
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks:
+        # blank lines before it, so that a traceback names the line of the README
+        before = "\n" * block.string.count("\n", 0, block.start(1))
+        exec(compile(before + block[1], str(README), "exec"), names)
