@@ -12,15 +12,14 @@ from torch import Tensor
 FAMILIES = ("discrete", "sampled")
 
 
-def nodes(max_radius: int) -> int:
-    """Angles in (0, π] of the trapezoid rule: aliasing stays below 1e-12 up to σ = max_radius."""
-    return max(64, 1 << (4 * max_radius - 1).bit_length())
-
-
 @lru_cache(maxsize=32)
-def _trapezoid(max_radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """(cos θ_m − 1, w_m cos nθ_m) over the half circle, θ_m = πm/M, m = 0..M."""
-    count = nodes(max_radius)
+def trapezoid(max_radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """(cos θ_m − 1, w_m cos nθ_m) over the half circle, θ_m = πm/M, m = 0..M.
+
+    M keeps aliasing, T(2M − R), below 1e-12 up to σ = max(R, 10); beyond, the taps tend to the box
+    either way.
+    """
+    count = max(64, 1 << (4 * max_radius - 1).bit_length())
     m = np.arange(count + 1)
     weight = np.where((m == 0) | (m == count), 1.0, 2.0) / (2 * count)
     n = np.arange(max_radius + 1)
@@ -70,7 +69,7 @@ def gaussian_taps(
     t = t + 0 * t  # an infinite σ has no taps: NaN
     n = torch.arange(max_radius + 1, device=sigma.device)
     if gaussian == "discrete":
-        bend, waves = (torch.as_tensor(x).to(t) for x in _trapezoid(max_radius))
+        bend, waves = (torch.as_tensor(x).to(t) for x in trapezoid(max_radius))
         taps = torch.exp(t * bend) @ waves
     else:
         # below 1e-4 every side tap is zero in any dtype, and so is its derivative

@@ -164,7 +164,7 @@ def _small(problem: Problem, grads: bool) -> Config:
     half, last = problem.itemsize == 2, problem.channels_last
     if problem.side <= 16:
         if last:
-            return tile(problem, 16, 16, 16, 8) if half else tile(problem, 8, 16, 16, 4)
+            return tile(problem, 16, 16, 16, 8) if half and grads else tile(problem, 8, 16, 16, 4)
         return tile(problem, 4 if grads and not half else 8, 16, 16, 4)
     if last:
         return tile(problem, 8, 32, 32, 8)
@@ -204,7 +204,7 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
         return tile(problem, 1, 32, 128, 8, 32)
     if half and problem.border != "circular":
         return tile(problem, 1, 32, 64, 8)
-    return tile(problem, 1, 16, 64, 8, 32)
+    return tile(problem, 1, 16, 64, 8, 32 if device.warpgroup else 16)
 
 
 def _segmented(cfg: Config, problem: Problem, device: Device) -> Config:

@@ -125,11 +125,24 @@ def table_rounding(table_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE:
 
 @triton.jit
 def operand(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
-    """A tile of T as the dots take it: scaled and rounded to DTYPE (exact for float32)."""
+    """A block of T as the dots take it: scaled and rounded to DTYPE (exact for float32)."""
     if DTYPE == tl.float32:
         return t
     else:
         return (t / scale + tl.where(on_diagonal, centre, 0.0)).to(DTYPE)
+
+
+@triton.jit
+def whole_operand(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr):
+    """As ``operand`` for the whole of T, where folded borders change what a row loses: AXIS -1 or
+    -2 is the one that a product sums over."""
+    if DTYPE == tl.float32:
+        return t
+    else:
+        t = t / scale
+        lost = tl.where(on_diagonal, 0.0, t - t.to(DTYPE).to(tl.float32))
+        lost = tl.sum(lost, len(t.shape) + AXIS, keep_dims=True)
+        return (t + tl.where(on_diagonal, lost, 0.0)).to(DTYPE)
 
 
 @triton.jit
@@ -278,13 +291,13 @@ def blur_kernel(
     mask_y = mask_c & columns_of((out >= start) & (out < end), PLANES)
 
     a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, b_centre = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
     l, k = rows_of(columns, PLANES), columns_of(out, PLANES)
     if ADJOINT:
         tb = toeplitz(b_ptr, l, k, W, RADIUS, "band" if WRAP else BORDER)
     else:
         tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
-    tb = operand(tb, l == k, b_scale, b_centre, DTYPE)
+    tb = whole_operand(tb, l == k, b_scale, -2, DTYPE)
 
     if BLOCKS == 1:
         i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
@@ -292,7 +305,7 @@ def blur_kernel(
             ta = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
         else:
             ta = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
-        ta = operand(ta, i == j, a_scale, a_centre, DTYPE)
+        ta = whole_operand(ta, i == j, a_scale, -1, DTYPE)
     elif not BY_POSITION:
         above, at, below = vertical_operands(
             a_ptr, rows, a_scale, a_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
@@ -429,14 +442,14 @@ def grad_kernel(
     mask_dz = mask_c & own
 
     a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, b_centre = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
     k, l = rows_of(columns, PLANES), columns_of(out, PLANES)
     tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
-    tb = operand(tb, k == l, b_scale, b_centre, DTYPE)
+    tb = whole_operand(tb, k == l, b_scale, -2, DTYPE)
     i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
     if BLOCKS == 1:
         ta = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
-        ta = operand(ta, i == j, a_scale, a_centre, DTYPE)  # T(a)ᵀ
+        ta = whole_operand(ta, i == j, a_scale, -1, DTYPE)  # T(a)ᵀ
     elif not BY_POSITION:
         above, at, below = vertical_operands(
             a_ptr, rows, a_scale, a_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
@@ -570,24 +583,26 @@ def grad_kernel(
 @triton.jit
 def gaussian_window(
     r,
-    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr, NODES: tl.constexpr,
+    bend_ptr, waves_ptr, NODES: tl.constexpr,
+    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
 ):  # fmt: skip
     """(taps, their derivative by r) of one σ = |r|: 1-D over the distance, summing to one over the
-    two-sided window. TRUNCATE 0 keeps the whole window; NODES as in gaussian.py."""
+    two-sided window. bend (NODES,) and waves (NODES, RADIUS + 1) are the trapezoid rule of
+    gaussian.py; TRUNCATE 0 keeps the whole window."""
     BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
     n = tl.arange(0, BLOCK_R)
     t = r * r
     t += 0.0 * t  # an infinite σ has no taps: NaN
     if DISCRETE:
-        m = tl.arange(0, 2 * NODES)  # NODES + 1 angles in [0, π], padded
-        PI_BY_NODES: tl.constexpr = 3.141592653589793 / NODES
-        bend = tl.cos(m * PI_BY_NODES) - 1.0
-        weight = tl.where((m == 0) | (m == NODES), 1.0, 2.0)
-        density = tl.where(m <= NODES, weight * tl.exp(t * bend), 0.0)
-        # reduce the angle n·m·π/NODES before it is rounded
-        wave = tl.cos((m[:, None] * n[None, :] % (2 * NODES)) * PI_BY_NODES)
-        taps = tl.sum(density[:, None] * wave, 0)
-        slope = tl.sum((density * bend)[:, None] * wave, 0)
+        m = tl.arange(0, triton.next_power_of_2(NODES))
+        bend = tl.load(bend_ptr + m, mask=m < NODES, other=0.0)
+        waves = tl.load(
+            waves_ptr + m[:, None] * (RADIUS + 1) + n[None, :],
+            mask=(m[:, None] < NODES) & (n[None, :] <= RADIUS), other=0.0,
+        )  # fmt: skip
+        density = tl.exp(t * bend)
+        taps = tl.sum(density[:, None] * waves, 0)
+        slope = tl.sum((density * bend)[:, None] * waves, 0)
     else:
         # below 1e-4 every side tap is zero in any dtype, and so is its derivative
         safe = tl.where(t < 1e-4, 1e-4, t)  # keeps NaN
@@ -603,6 +618,7 @@ def gaussian_window(
     total = tl.sum(both * taps, 0)
     taps /= total
     slope = (slope - taps * tl.sum(both * slope, 0)) / total
+    taps = tl.where(n > 0, taps, 1.0 - tl.sum(tl.where(n > 0, both * taps, 0.0), 0))
     return taps, 2.0 * r * slope
 
 
@@ -610,13 +626,14 @@ def gaussian_window(
 def tables_kernel(
     r_ptr, s_ptr,
     a_ptr, b_ptr,
-    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr, NODES: tl.constexpr,
+    bend_ptr, waves_ptr, NODES: tl.constexpr,
+    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
     """a = sigmoid(s) k(|r|), b = k(|r|), one (r, s) a program."""
     row = tl.program_id(0)
     r = tl.load(r_ptr + row).to(tl.float32)
-    taps, _ = gaussian_window(r, RADIUS, DISCRETE, TRUNCATE, NODES)
+    taps, _ = gaussian_window(r, bend_ptr, waves_ptr, NODES, RADIUS, DISCRETE, TRUNCATE)
     gate = 1.0
     if GATED:
         gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
@@ -631,13 +648,14 @@ def tables_grad_kernel(
     r_ptr, s_ptr,
     da_ptr, db_ptr,
     dr_ptr, ds_ptr,
-    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr, NODES: tl.constexpr,
+    bend_ptr, waves_ptr, NODES: tl.constexpr,
+    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
     """dr = <sigmoid(s) da + db, ∂k/∂r>, ds = sigmoid'(s) <da, k>, one (r, s) a program."""
     row = tl.program_id(0)
     r = tl.load(r_ptr + row).to(tl.float32)
-    taps, slope = gaussian_window(r, RADIUS, DISCRETE, TRUNCATE, NODES)
+    taps, slope = gaussian_window(r, bend_ptr, waves_ptr, NODES, RADIUS, DISCRETE, TRUNCATE)
     n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
     offs = row.to(tl.int64) * (RADIUS + 1) + n
     da = tl.load(da_ptr + offs, mask=n <= RADIUS, other=0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from akm_triton.backend import config, kernels
 from akm_triton.backend.config import Config, Device, Pass, Problem
-from akm_triton.gaussian import nodes
+from akm_triton.gaussian import trapezoid
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 
@@ -200,6 +200,24 @@ def _launch_grad(
     return dict(zip(written, _reduce(partial, [tables[name] for name in written]), strict=True))
 
 
+@functools.lru_cache(maxsize=64)
+def _trapezoid(max_radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        bend, waves = (torch.from_numpy(x).to(device, torch.float32) for x in trapezoid(max_radius))
+    return bend, waves
+
+
+def _window(
+    max_radius: int, gaussian: str, truncate: float | None, device: torch.device
+) -> dict[str, Any]:
+    """The arguments of kernels.gaussian_window."""
+    bend, waves = _trapezoid(max_radius, device)
+    return dict(
+        bend_ptr=bend, waves_ptr=waves, NODES=len(bend),
+        RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
+    )  # fmt: skip
+
+
 def tables(
     r: Tensor, s: Tensor | None, max_radius: int, gaussian: str, truncate: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -213,8 +231,7 @@ def tables(
         kernels.tables_kernel[(r.numel(),)](
             *_interpretable(r, r if s is None else s.contiguous()),
             a, b,
-            RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
-            NODES=nodes(max_radius), GATED=s is not None, num_warps=4,
+            **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
         )  # fmt: skip
     return a, b
 
@@ -233,7 +250,6 @@ def tables_grad(
                 *_interpretable(r, r if s is None else s.contiguous()),
                 da.contiguous(), db.contiguous(),
                 dr, dr if ds is None else ds,
-                RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
-                NODES=nodes(max_radius), GATED=s is not None, num_warps=4,
+                **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
             )  # fmt: skip
     return dr.to(r.dtype), None if ds is None or s is None else ds.to(s.dtype)

@@ -234,13 +234,13 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
 @pytest.mark.parametrize("size", [7, 40, 100])
 @pytest.mark.parametrize("value", [1.0, 0.7, 1.99])
 def test_constants_stay_constant(value: float, size: int, dtype: torch.dtype) -> None:
-    """To one rounding: the neighbour of the value in its own dtype at most."""
+    """Half precision gives the very value back, up to the border."""
     sigma = torch.linspace(0, 12, 40)
     k, _ = fused.tables(sigma, None, 15, "discrete", None)
     z = torch.full((1, 40, size, size), value, dtype=dtype)
     y = fused.blur(z, k, k, "symmetric", False)
     ulp = torch.nextafter(z, torch.full_like(z, 10.0)) - z
-    allowed = 1 if dtype == torch.float16 else 4  # fp32 sums of 31 products, twice
+    allowed = 0 if dtype == torch.float16 else 8  # float32 keeps what two sums of 31 round off
     assert ((y - z).abs() <= allowed * ulp).all()
 
 
@@ -257,7 +257,7 @@ def test_cotangent_tables_neither_overflow_nor_underflow_half(scale: float) -> N
 @pytest.mark.parametrize("truncate", [None, 3.0])
 @pytest.mark.parametrize("family", ["discrete", "sampled"])
 def test_tables_and_their_gradient(family: str, truncate: float | None) -> None:
-    r = torch.tensor([0.0, 0.05, -0.4, 0.9, 2.5, -7.0, 40.0])
+    r = torch.tensor([0.0, 0.05, -0.4, 0.9, 2.5, -7.0, 12.0])
     s = torch.linspace(-4, 4, 7)
     options = dict(gaussian=family, truncate=truncate)
     gate = 1 / (1 + np.exp(-exact(s)))

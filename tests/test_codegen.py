@@ -1,0 +1,65 @@
+"""The machine code of the kernels that the rule chooses: compiled ahead of time, no GPU needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import codegen
+
+HOPPER = 90
+OTHERS = (80, 89, 100, 120)
+
+
+def assert_sound(rows: list[codegen.Row]) -> None:
+    assert rows
+    for row in rows:
+        limit = codegen.SHARED_LIMIT[int(row.target.removeprefix("sm_"))]
+        assert row.spills == 0, row
+        assert row.shared_bytes <= limit, row
+        if row.kernel.startswith(("blur", "grad")):
+            assert row.tensor_core_ops > 0, row
+            if row.layout == "nchw":
+                itemsize = 4 if row.dtype == "float32" else 2
+                whole = row.shape * itemsize & -(row.shape * itemsize)  # alignment of a row
+                assert row.widest_load_bytes >= min(16, whole), row
+            else:
+                assert row.widest_load_bytes >= 8, row
+
+
+@pytest.mark.parametrize("size", codegen.SIZES)
+@pytest.mark.parametrize("dtype", codegen.DTYPES)
+def test_hopper_nchw(dtype: str, size: int) -> None:
+    assert_sound(list(codegen.table((HOPPER,), (dtype,), ("nchw",), (size,), (15,))))
+
+
+@pytest.mark.parametrize("size", [14, 56, 224])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_hopper_channels_last(dtype: str, size: int) -> None:
+    assert_sound(list(codegen.table((HOPPER,), (dtype,), ("channels_last",), (size,), (15,))))
+
+
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("case", [("bfloat16", 14), ("bfloat16", 56), ("float32", 224)], ids=str)
+def test_other_targets(case: tuple[str, int], target: int) -> None:
+    dtype, size = case
+    assert_sound(list(codegen.table((target,), (dtype,), ("nchw",), (size,), (15,))))
+
+
+@pytest.mark.parametrize("radius", [3, 31])
+def test_other_radii(radius: int) -> None:
+    assert_sound(list(codegen.table((HOPPER,), ("bfloat16",), ("nchw",), (28, 224), (radius,))))
+
+
+def test_a_spill_is_seen() -> None:
+    """A tile too large for its warps, so that the test above can fail."""
+    (launch,) = (
+        x
+        for x in codegen.launches("float32", "nchw", (56, 56), 15, HOPPER)
+        if x.name.startswith("blur")
+    )
+    wasteful = codegen.Launch(
+        launch.kernel,
+        launch.arguments | dict(BLOCK_H=64, BLOCK_W=64, OUT_W=64, STEP_W=64),
+        dict(num_warps=8, num_stages=2),
+    )
+    assert codegen.inspect(codegen.compile_launch(wasteful, HOPPER))["spills"] > 0

@@ -1,0 +1,258 @@
+"""modulate and gaussian_blur on the PyTorch path, against SciPy, the oracle and finite differences."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.fft import dctn, idctn
+from torch import Tensor
+
+import akm_triton as akm
+from reference import composition, oracle
+
+BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+FAMILIES = ("discrete", "sampled")
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 12), (28, 28), (33, 100)], ids=str)
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 1.0, 3.0])
+def test_discrete_symmetric_decays_in_the_cosine_basis(sigma: float, size: tuple[int, int]) -> None:
+    z = random(1, 1, *size)
+    found = akm.gaussian_blur(z, torch.tensor(sigma, dtype=torch.float64), max_radius=45)
+    rates = [np.cos(np.pi * np.arange(n) / n) - 1 for n in size]
+    decay = np.exp(sigma**2 * (rates[0][:, None] + rates[1]))
+    wanted = idctn(decay * dctn(z[0, 0].numpy(), norm="ortho"), norm="ortho")
+    np.testing.assert_allclose(found[0, 0].numpy(), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(7, 12), (33, 100)], ids=str)
+@pytest.mark.parametrize("sigma", [0.34, 1.0, 2.6])
+def test_the_seed_is_scipy_gaussian_filter(sigma: float, size: tuple[int, int]) -> None:
+    z = random(1, 1, *size)
+    options = {key: value for key, value in akm.SEED.items() if key != "per"}
+    found = akm.gaussian_blur(z, torch.tensor(sigma, dtype=torch.float64), **options)
+    wanted = ndimage.gaussian_filter(z[0, 0].numpy(), sigma, mode="constant", radius=int(3 * sigma))
+    np.testing.assert_allclose(found[0, 0].numpy(), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("truncate", [None, 3.0])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("gaussian", FAMILIES)
+def test_values_and_gradients(
+    gaussian: str, border: str, shape: tuple[int, ...], truncate: float | None
+) -> None:
+    options: dict[str, Any] = dict(
+        gaussian=gaussian, border=border, truncate=truncate, max_radius=7
+    )
+    z, g = random(2, 3, 9, 5, seed=1), random(2, 3, 9, 5, seed=2)
+    r, s = random(*shape, seed=3), random(*shape, seed=4)
+    inputs = [x.requires_grad_() for x in (z, r, s)]
+    y = akm.modulate(z, r, s, **options)
+    arrays = [x.detach().numpy() for x in inputs]
+    np.testing.assert_allclose(y.detach().numpy(), oracle.modulate(*arrays, **options), atol=1e-12)
+    grads = torch.autograd.grad(y, inputs, g)
+    wanted = oracle.modulate_backward(g.numpy(), *arrays, **options)
+    for found, want in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(found.numpy(), want, atol=1e-11)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (40, 33), (14, 100)], ids=str)
+@pytest.mark.parametrize("radius", [1, 15, 31])
+def test_sizes(radius: int, size: tuple[int, int], border: str) -> None:
+    """Products of every shape the PyTorch path chooses among."""
+    options: dict[str, Any] = dict(
+        gaussian="sampled", border=border, truncate=None, max_radius=radius
+    )
+    z, g = random(2, 2, *size, seed=1), random(2, 2, *size, seed=2)
+    r, s = random(2, seed=3) * 4, random(2, seed=4)
+    inputs = [x.requires_grad_() for x in (z, r, s)]
+    y = akm.modulate(z, r, s, **options)
+    arrays = [x.detach().numpy() for x in inputs]
+    np.testing.assert_allclose(y.detach().numpy(), oracle.modulate(*arrays, **options), atol=1e-12)
+    for found, want in zip(
+        torch.autograd.grad(y, inputs, g),
+        oracle.modulate_backward(g.numpy(), *arrays, **options),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found.numpy(), want, atol=1e-10)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("gaussian", FAMILIES)
+def test_gradcheck_of_the_layer(gaussian: str, border: str) -> None:
+    """x, weight, bias, r and s, first and second order."""
+    layer = akm.AKMConv2d(
+        2, 2, 2, gaussian=gaussian, border=border, max_radius=4, dtype=torch.float64
+    )
+    names = ("weight", "bias", "r", "s")
+    x = random(1, 2, 4, 5).requires_grad_()
+    parameters = [random(*getattr(layer, n).shape, seed=i) for i, n in enumerate(names)]
+    parameters[2] = parameters[2].abs() + 0.3
+
+    def call(x: Tensor, *values: Tensor) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        result: Tensor = torch.func.functional_call(layer, given, (x,))
+        return result
+
+    inputs = (x, *(p.requires_grad_() for p in parameters))
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("gaussian", FAMILIES)
+@pytest.mark.parametrize("border", BORDERS)
+def test_third_order(border: str, gaussian: str) -> None:
+    z, r, s = random(1, 2, 3, 4), torch.tensor([0.6, 1.4]).double(), random(2, seed=1)
+
+    def second(r: Tensor, s: Tensor) -> Tensor:
+        y = akm.modulate(z, r, s, border=border, gaussian=gaussian, max_radius=3)
+        (first,) = torch.autograd.grad(y.pow(3).sum(), r, create_graph=True)
+        return torch.autograd.grad(first.pow(2).sum(), s, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(second, (r.requires_grad_(), s.requires_grad_()))
+
+
+@given(
+    st.sampled_from(BORDERS), st.integers(1, 12), st.integers(1, 12), st.integers(1, 20),
+    st.floats(0, 9),
+)  # fmt: skip
+def test_gain_and_adjoint(border: str, h: int, w: int, radius: int, sigma: float) -> None:
+    """Constants stay constant wherever the border gives none of the map away; <g, Bz> = <Bᵀg, z>."""
+    options: dict[str, Any] = dict(border=border, max_radius=radius)
+    spread = torch.tensor(sigma, dtype=torch.float64)
+    if border != "zeros":
+        z = torch.full((1, 1, h, w), 1.7, dtype=torch.float64)
+        torch.testing.assert_close(akm.gaussian_blur(z, spread, **options), z)
+    z, g = random(1, 1, h, w, seed=1).requires_grad_(), random(1, 1, h, w, seed=2)
+    y = akm.gaussian_blur(z, spread, **options)
+    (dz,) = torch.autograd.grad(y, z, g)
+    left, right = (g * y.detach()).sum(), (dz * z.detach()).sum()
+    assert float(left) == pytest.approx(float(right), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [14, 56])
+def test_half_precision_is_no_worse_than_eager(size: int, dtype: torch.dtype) -> None:
+    options: dict[str, Any] = dict(
+        gaussian="discrete", border="symmetric", truncate=None, max_radius=15
+    )
+    z = random(2, 4, size, size, dtype=dtype)
+    r, s = torch.tensor([0.4, 1.0, 3.0, 6.0]), torch.full((4,), 0.7)
+    y = akm.modulate(z, r, s, **options)
+    assert y.dtype == dtype
+    wanted = oracle.modulate(z.double().numpy(), r.numpy(), s.numpy(), **options)
+    eager = composition.modulate(z, r.to(dtype), s.to(dtype), **options)
+    mine, theirs = (np.abs(x.double().numpy() - wanted).max() for x in (y, eager))
+    assert mine <= theirs
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_format_is_kept(layout: torch.memory_format) -> None:
+    z = random(2, 4, 6, 5).contiguous(memory_format=layout).requires_grad_()
+    y = akm.modulate(z, torch.ones(4).double(), torch.ones(4).double())
+    assert y.is_contiguous(memory_format=layout)
+    (dz,) = torch.autograd.grad(y, z, torch.ones_like(y))
+    assert dz.is_contiguous(memory_format=layout)
+
+
+def test_three_axes_and_empty_batches() -> None:
+    z, r, s = random(3, 6, 5), random(3, seed=1), random(3, seed=2)
+    torch.testing.assert_close(akm.modulate(z, r, s), akm.modulate(z[None], r, s)[0])
+    r, s = r.requires_grad_(), s.requires_grad_()
+    y = akm.modulate(torch.empty(0, 3, 6, 5).double(), r, s)
+    assert y.shape == (0, 3, 6, 5)
+    for grad in torch.autograd.grad(y.sum(), (r, s)):
+        assert torch.equal(grad, torch.zeros(3).double())
+
+
+@pytest.mark.parametrize(
+    "shapes", list(itertools.product([(), (1,), (3,), (2, 3)], repeat=2)), ids=str
+)
+def test_r_and_s_of_different_shapes(shapes: tuple[tuple[int, ...], ...]) -> None:
+    z, r, s = random(2, 3, 5, 4), random(*shapes[0], seed=1), random(*shapes[1], seed=2)
+    options: dict[str, Any] = dict(
+        gaussian="discrete", border="symmetric", truncate=None, max_radius=15
+    )
+    wanted = oracle.modulate(z.numpy(), r.numpy(), s.numpy(), **options)
+    np.testing.assert_allclose(akm.modulate(z, r, s).numpy(), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_inf_in_r_give_nan(value: float) -> None:
+    y = akm.modulate(random(1, 2, 5, 5), torch.tensor([value, 1.0]).double(), torch.zeros(2))
+    assert y[:, 0].isnan().all() and not y[:, 1].isnan().any()
+
+
+def test_autocast_leaves_the_tables_alone() -> None:
+    z, r, s = random(2, 3, 20, 20, dtype=torch.float32), torch.rand(3) + 1, torch.rand(3)
+    wanted = akm.modulate(z, r, s)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(akm.modulate(z, r, s), wanted)
+
+
+Z = torch.zeros(2, 3, 5, 5)
+ONE = torch.ones(3)
+REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    (dict(z=[1.0]), TypeError, r"z must be a Tensor, got list"),
+    (dict(z=Z.int()), TypeError, r"z must be float16, .* got torch.int32"),
+    (dict(z=Z.to(torch.complex64)), TypeError, r"z must be float16, .* got torch.complex64"),
+    (dict(z=Z[0, 0]), ValueError, r"z must be \(N, C, H, W\) or \(C, H, W\), got shape \(5, 5\)"),
+    (
+        dict(z=Z[..., :0]),
+        ValueError,
+        r"z must have channels, rows and columns, got .*\(2, 3, 5, 0\)",
+    ),
+    (dict(r=1.0), TypeError, r"r must be a Tensor, got float"),
+    (dict(r=ONE.int()), TypeError, r"r must be floating point, got torch.int32"),
+    (dict(r=torch.ones(4)), ValueError, r"r must have shape .*\(3,\) or \(2, 3\).* got \(4,\)"),
+    (dict(s=torch.ones(3, 3)), ValueError, r"s must have shape .* got \(3, 3\)"),
+    (dict(s=ONE.to("meta")), ValueError, r"s is on meta but z is on cpu"),
+    (dict(gaussian="box"), ValueError, r"gaussian must be one of .* got 'box'"),
+    (dict(border="wrap"), ValueError, r"border must be one of .* got 'wrap'"),
+    (dict(truncate=0.0), ValueError, r"truncate must be None or positive .* got 0.0"),
+    (dict(truncate=math.nan), ValueError, r"truncate must be None or positive .* got nan"),
+    (dict(max_radius=0), ValueError, r"max_radius must be at least 1 pixel, got 0"),
+    (dict(max_radius=2.0), TypeError, r"max_radius must be an int \(pixels\), got float"),
+    (dict(max_radius=True), TypeError, r"max_radius must be an int \(pixels\), got bool"),
+    (dict(backend="cuda"), ValueError, r"backend must be one of .* got 'cuda'"),
+    (dict(backend="triton"), ValueError, r"backend 'triton' needs CUDA tensors, got z on cpu"),
+    (dict(backend="triton", z=Z.double()), TypeError, r"backend 'triton' takes .* got float64"),
+    (dict(backend="triton", max_radius=32), ValueError, r"takes max_radius up to 31, got 32"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSALS, ids=lambda x: str(x)[:40])
+def test_refusals(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = dict(z=Z, r=ONE, s=ONE) | change
+    with pytest.raises(error, match=message):
+        akm.modulate(arguments.pop("z"), arguments.pop("r"), arguments.pop("s"), **arguments)
+
+
+def test_sigma_is_named_in_its_refusal() -> None:
+    with pytest.raises(ValueError, match=r"sigma must have shape"):
+        akm.gaussian_blur(Z, torch.ones(7))
+
+
+def test_environment_names_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AKM_BACKEND", "torch")
+    akm.modulate(Z, ONE, ONE)
+    monkeypatch.setenv("AKM_BACKEND", "triton")
+    with pytest.raises(ValueError, match="needs CUDA tensors"):
+        akm.modulate(Z, ONE, ONE)
+    monkeypatch.setenv("AKM_BACKEND", "fast")
+    with pytest.raises(ValueError, match="AKM_BACKEND must be one of"):
+        akm.modulate(Z, ONE, ONE)

@@ -1,0 +1,113 @@
+"""σ → taps on the PyTorch path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+
+import akm_triton as akm
+from reference import oracle
+
+FAMILIES = ("discrete", "sampled")
+
+
+@pytest.mark.parametrize("radius", [1, 7, 15, 31])
+def test_discrete_taps_are_bessel(radius: int) -> None:
+    """Renormalised over the window, σ up to 10 px, to 1e-12."""
+    sigma = torch.linspace(0, 10, 41, dtype=torch.float64)
+    wanted = special.ive(np.arange(radius + 1), sigma.numpy()[:, None] ** 2)
+    wanted /= 2 * wanted.sum(-1, keepdims=True) - wanted[:, :1]
+    found = akm.gaussian_taps(sigma, radius).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    single = akm.gaussian_taps(sigma.float(), radius)
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single.numpy(), wanted, atol=1e-6)
+
+
+def test_variance_is_t() -> None:
+    sigma = torch.linspace(0, 5, 21, dtype=torch.float64)
+    n = torch.arange(64)
+    variance = 2 * (n * n * akm.gaussian_taps(sigma, 63)).sum(-1)
+    torch.testing.assert_close(variance, sigma**2, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("truncate", [None, 3.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_against_the_oracle(family: str, truncate: float | None) -> None:
+    sigma = np.linspace(0, 8, 53)
+    options = dict(gaussian=family, truncate=truncate)
+    found = akm.gaussian_taps(torch.from_numpy(sigma), 9, **options)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.numpy(), oracle.taps(sigma, 9, **options), atol=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_truncation_at_a_third(family: str) -> None:
+    """int(3σ) changes exactly where 3σ reaches an integer."""
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    sigma = torch.stack(
+        [torch.nextafter(third, third * 0), third, torch.nextafter(third, third + 1)]
+    )
+    found = akm.gaussian_taps(sigma, 3, gaussian=family, truncate=3.0)
+    np.testing.assert_allclose(
+        found.numpy(), oracle.taps(sigma.numpy(), 3, gaussian=family, truncate=3.0), atol=1e-12
+    )
+    assert (found[:, 1] > 0).tolist() == [int(3 * float(s)) >= 1 for s in sigma]
+
+
+@given(st.floats(0, 1e6), st.integers(1, 31), st.sampled_from(FAMILIES))
+def test_gain_is_one_and_taps_fall(sigma: float, radius: int, family: str) -> None:
+    k = akm.gaussian_taps(torch.tensor(sigma, dtype=torch.float64), radius, gaussian=family)
+    assert float(2 * k.sum() - k[0]) == pytest.approx(1, abs=1e-13)
+    assert (k >= -1e-15).all()
+    assert (k[1:] <= k[:-1] + 1e-15).all()
+
+
+@given(st.floats(0, 3), st.floats(0, 3))
+def test_semigroup(one: float, two: float) -> None:
+    """Blurring by σ₁ and then σ₂ is blurring by √(σ₁² + σ₂²): B_a B_b = B_{a+b}."""
+    z = torch.randn(1, 1, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return akm.gaussian_blur(x, torch.tensor(sigma, dtype=torch.float64), max_radius=50)
+
+    twice = blur(blur(z, one), two)
+    torch.testing.assert_close(twice, blur(z, float(np.hypot(one, two))), rtol=0, atol=1e-11)
+
+
+def test_no_jump_over_sigma() -> None:
+    """The output moves no faster than σ does, over a fine sweep (discrete, whole window)."""
+    sigma = torch.linspace(0, 12, 6001, dtype=torch.float64)
+    k = akm.gaussian_taps(sigma, 15)
+    speed = (k[1:] - k[:-1]).abs().sum(-1) / (sigma[1:] - sigma[:-1])
+    assert speed.max() < 1.2
+    truncated = akm.gaussian_taps(sigma, 15, truncate=3.0)
+    jump = (truncated[1:] - truncated[:-1]).abs().sum(-1) / (sigma[1:] - sigma[:-1])
+    assert jump.max() > 5  # the paper's cut does jump: the test can fail
+
+
+def test_a_huge_sigma_tends_to_the_box() -> None:
+    for family in FAMILIES:
+        k = akm.gaussian_taps(torch.tensor(1e6, dtype=torch.float64), 7, gaussian=family)
+        torch.testing.assert_close(k, torch.full_like(k, 1 / 15))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_number_no_taps(value: float, family: str) -> None:
+    k = akm.gaussian_taps(torch.tensor([value, 1.0]), 5, gaussian=family)
+    assert k[0].isnan().all() and not k[1].isnan().any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients(family: str) -> None:
+    sigma = torch.tensor([0.0, 0.4, 1.0, 30.0], dtype=torch.float64, requires_grad=True)
+
+    def taps(sigma: torch.Tensor) -> torch.Tensor:
+        return akm.gaussian_taps(sigma, 6, gaussian=family)
+
+    assert torch.autograd.gradcheck(taps, (sigma,))
+    assert torch.autograd.gradgradcheck(taps, (sigma,))
