@@ -68,7 +68,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
         from akm_triton.backend import torch as plain
 
         return plain
-    refusal = None
+    refusal: Exception | None = None
     if find_spec("triton") is None:
         refusal = ImportError("backend 'triton' needs the package triton; pip install triton")
     elif z.dtype == torch.float64:

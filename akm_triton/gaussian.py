@@ -60,8 +60,8 @@ def gaussian_taps(
         >>> taps = gaussian_taps(torch.tensor([0.0, 1.0]), max_radius=2)
         >>> taps.shape
         torch.Size([2, 3])
-        >>> (taps[:, 0] + 2 * taps[:, 1:].sum(-1)).tolist()
-        [1.0, 1.0]
+        >>> round(float(taps[1, 0]), 3), round(float(taps[1, 1]), 3)
+        (0.475, 0.212)
     """
     if sigma.dtype in (torch.float16, torch.bfloat16):
         sigma = sigma.float()

@@ -180,7 +180,8 @@ class AKMConv2d(_Modulated, nn.Conv2d):
     ) -> None:
         nn.Conv2d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode, device, dtype,
+            padding_mode,  # type: ignore[arg-type]  # checked there
+            device, dtype,
         )  # fmt: skip
         self._add_modulation(
             out_channels, per, gaussian, border, truncate, max_radius, device, dtype

@@ -35,7 +35,7 @@ class _Blur(Function):
         ctx.border, ctx.adjoint, ctx.backend = inputs[3:]
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         z, a, b = ctx.saved_tensors
         rest = (ctx.border, ctx.backend)
         need_dz = ctx.needs_input_grad[0]
@@ -65,7 +65,7 @@ class _Grad(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, vz: Any, va: Any, vb: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, vz: Any, va: Any, vb: Any) -> Any:
         g, z, a, b = ctx.saved_tensors
         rest = (ctx.border, ctx.backend)
         terms_g, terms_z, terms_a, terms_b = [], [], [], []
@@ -120,7 +120,7 @@ class _FusedTables(Function):
         ctx.save_for_backward(r, s)
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor, db: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, da: Tensor, db: Tensor) -> Any:
         r, s = ctx.saved_tensors
         if torch.is_grad_enabled():  # a higher order is wanted: differentiate the torch form
             of = [x for x in (r, s) if x is not None and x.requires_grad]

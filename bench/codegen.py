@@ -71,7 +71,8 @@ class _Recorder:
 
     def __getitem__(self, grid: Any) -> Any:
         def launch(*args: Any, **kwargs: Any) -> None:
-            options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages") if k in kwargs}
+            names = [name for name in ("num_warps", "num_stages") if name in kwargs]
+            options: dict[str, int] = {name: kwargs.pop(name) for name in names}
             bound = dict(zip(self.kernel.arg_names, args, strict=False)) | kwargs
             self.launches.append(Launch(self.kernel, bound, options))
 
@@ -99,13 +100,11 @@ def launches(
     r = torch.empty(64, device="meta")
     device = Device(132, warpgroup=target // 10 in (9, 10))
     with mock.patch.object(backend, "describe", lambda _: device):
-        with mock.patch.multiple(
-            kernels,
-            **{
-                name: _Recorder(getattr(kernels, name), found)
-                for name in ("blur_kernel", "grad_kernel", "tables_kernel", "tables_grad_kernel")
-            },
-        ):
+        recorders: dict[str, Any] = {
+            name: _Recorder(getattr(kernels, name), found)
+            for name in ("blur_kernel", "grad_kernel", "tables_kernel", "tables_grad_kernel")
+        }
+        with mock.patch.multiple(kernels, **recorders):
             backend.tables(r, r, radius, "discrete", None)
             backend.blur(z, table, table, border, False)
             backend.blur_backward(z, z, table, table, border)

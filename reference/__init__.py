@@ -1,1 +1,4 @@
-"""Slow and obvious: the formulas by which the fast code is judged. Imports nothing of akm_triton."""
+"""Slow and obvious: the formulas by which the fast code is judged.
+
+Imports nothing of akm_triton.
+"""

@@ -31,9 +31,9 @@ def _raw(sigma: Array, max_radius: int, gaussian: str) -> tuple[Array, Array]:
     s = sigma[..., None]
     if gaussian == "discrete":
         t = s**2
-        bessel = lambda order: ive(order, t)  # e^{-t} I_n(t)
-        slope = (bessel(np.abs(n - 1)) + bessel(n + 1)) / 2 - bessel(n)  # ∂/∂t
-        return bessel(n), 2 * s * slope
+        k = ive(n, t)  # e^{-t} I_n(t)
+        slope = (ive(np.abs(n - 1), t) + ive(n + 1, t)) / 2 - k  # ∂k/∂t
+        return k, 2 * s * slope
     if gaussian == "sampled":
         safe = np.where(s > 0, s, 1.0)
         taps = np.where(s > 0, np.exp(-(n**2) / (2 * safe**2)), n == 0)
@@ -109,7 +109,7 @@ def blur(z: Array, a: Array, b: Array, border: str, adjoint: bool = False) -> Ar
 
 
 def _tap_sums(d: Array, table: Array, border: str) -> Array:
-    """Σ_ij d[..., i, j] ∂T[i, j]/∂table_n, summed to the shape of ``table``; d (N, C, size, size)."""
+    """Σ_ij d[..., i, j] ∂T[i, j]/∂table_n in the shape of ``table``; d (N, C, size, size)."""
     radius, size = table.shape[-1] - 1, d.shape[-1]
     full = np.zeros((*d.shape[:2], radius + 1))
     for i in range(size):

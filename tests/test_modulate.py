@@ -1,4 +1,4 @@
-"""modulate and gaussian_blur on the PyTorch path, against SciPy, the oracle and finite differences."""
+"""modulate and gaussian_blur on the PyTorch path, against SciPy, the oracle and differences."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_third_order(border: str, gaussian: str) -> None:
     st.floats(0, 9),
 )  # fmt: skip
 def test_gain_and_adjoint(border: str, h: int, w: int, radius: int, sigma: float) -> None:
-    """Constants stay constant wherever the border gives none of the map away; <g, Bz> = <Bᵀg, z>."""
+    """Constants stay constant where the border gives nothing away; <g, Bz> = <Bᵀg, z>."""
     options: dict[str, Any] = dict(border=border, max_radius=radius)
     spread = torch.tensor(sigma, dtype=torch.float64)
     if border != "zeros":

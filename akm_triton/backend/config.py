@@ -1,8 +1,8 @@
 """Which tiles a launch uses: a plain rule of shape, dtype, layout and device, in one place.
 
 Every choice here compiles without a register spill up to radius 16, on all the targets that
-``python -m bench codegen`` knows, and up to radius 31 where wgmma or tcgen05 keeps operands in shared
-memory. What limits a tile is noted beside it.
+``python -m bench codegen`` knows, and up to radius 31 where wgmma or tcgen05 keeps operands in
+shared memory. What limits a tile is noted beside it.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ strip of PLANES channels and runs over its images, so the operands are built onc
   kept on chip, and the border is folded in where rows are loaded.
 
 Columns are resident: a strip writes columns [first, last) and reads a window of BLOCK_W around
-them. OUT_W = BLOCK_W computes the window and writes the strip's share of it; a smaller OUT_W computes
-the share alone, with narrower operands, from a window that begins HALO before it.
+them. OUT_W = BLOCK_W computes the window and writes the strip's share of it; a smaller OUT_W
+computes the share alone, with narrower operands, from a window that begins HALO before it.
 
 Tiles are (PLANES, rows, columns); with PLANES = 1 the first axis is dropped, because the widest
 tensor-core instructions take two axes only. Index names follow F(g, z) = g[i,k] T_a[i,j] z[j,l]
@@ -509,11 +509,12 @@ def grad_kernel(
             for block in range(first, last):
                 row = block * BLOCK_H
                 real = rows_of(row + rows, PLANES) < H
-                g_below = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3],
-                                    mask_c, H, W, RADIUS, G_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
+                g_below = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES[2], G_STRIDES[3], mask_c,
+                                    H, W, RADIUS, G_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
                 if NEED_DA:
-                    z_below = load_rows(z_n, row + BLOCK_H, out, Z_STRIDES[2], Z_STRIDES[3],
-                                        mask_c, H, W, RADIUS, Z_BORDER, False, PLANES, BLOCK_H)  # fmt: skip
+                    z_below = load_rows(z_n, row + BLOCK_H, out, Z_STRIDES[2], Z_STRIDES[3], mask_c,
+                                        H, W, RADIUS, Z_BORDER, False, PLANES,
+                                        BLOCK_H)  # fmt: skip
                 else:
                     z = load_rows(z_n, row, out, Z_STRIDES[2], Z_STRIDES[3], mask_c,
                                   H, W, RADIUS, "zeros", False, PLANES, BLOCK_H)  # fmt: skip

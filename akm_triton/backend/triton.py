@@ -17,7 +17,7 @@ from akm_triton.gaussian import trapezoid
 INTERPRET: bool = triton.knobs.runtime.interpret
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def describe(device: torch.device) -> Device:
     if device.type != "cuda":
         return Device(multiprocessors=1, warpgroup=True)
@@ -250,6 +250,7 @@ def tables_grad(
                 *_interpretable(r, r if s is None else s.contiguous()),
                 da.contiguous(), db.contiguous(),
                 dr, dr if ds is None else ds,
-                **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
+                **_window(max_radius, gaussian, truncate, r.device),
+                GATED=s is not None, num_warps=4,
             )  # fmt: skip
     return dr.to(r.dtype), None if ds is None or s is None else ds.to(s.dtype)
