@@ -75,6 +75,7 @@ SHAPES = [
     (1, 2, 33, 29, 15),
     (1, 1, 33, 100, 15),
     (1, 1, 100, 33, 31),
+    (1, 1, 100, 20, 7),
     (1, 1, 40, 150, 1),
 ]
 KINDS = [(torch.float32, "nchw"), (torch.float16, "nchw"), (torch.float32, "channels_last")]
