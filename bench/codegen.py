@@ -98,7 +98,7 @@ def launches(
         z = z.contiguous(memory_format=torch.channels_last)
     table = torch.empty(64, radius + 1, device="meta")
     r = torch.empty(64, device="meta")
-    device = Device(132, warpgroup=target // 10 in (9, 10))
+    device = Device(132, capability=target // 10)
     with mock.patch.object(backend, "describe", lambda _: device):
         recorders: dict[str, Any] = {
             name: _Recorder(getattr(kernels, name), found)

@@ -16,9 +16,14 @@ MAX_RADIUS = 31
 @dataclass(frozen=True)
 class Device:
     multiprocessors: int
-    warpgroup: bool
-    """Whether matrix products read operands from shared memory (capability 9 and 10): elsewhere
-    they stay in registers, and tiles must be smaller."""
+    capability: int
+    """Major: 9 is Hopper."""
+
+    @property
+    def warpgroup(self) -> bool:
+        """Whether matrix products read operands from shared memory: elsewhere they stay in
+        registers, and tiles must be smaller."""
+        return self.capability in (9, 10)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def _power_of_two(n: int) -> int:
 def for_blur(problem: Problem, device: Device) -> Config:
     """The tiles of a forward or adjoint blur."""
     if _is_small(problem):
-        return _small(problem, grads=False)
+        return _small(problem, device, grads=False)
     if problem.side <= 64 and problem.itemsize == 2 and not problem.channels_last:
         return tile(problem, 1, 64, 64, 4)
     return _segmented(_streamed(problem, device), problem, device)
@@ -122,7 +127,7 @@ def for_blur(problem: Problem, device: Device) -> Config:
 def for_grad(problem: Problem, device: Device, need_dz: bool) -> list[Pass]:
     """The launches that give (dz, ∂F/∂a, ∂F/∂b), or the last two: one where registers allow."""
     if _is_small(problem):
-        return [Pass(_small(problem, grads=True), dz=need_dz, da=True, db=True)]
+        return [Pass(_small(problem, device, grads=True), dz=need_dz, da=True, db=True)]
     half = problem.itemsize == 2 and not problem.channels_last
     if half and device.warpgroup:
         if problem.side <= 64:
@@ -160,14 +165,15 @@ def _is_small(problem: Problem) -> bool:
     return problem.side <= (16 if problem.channels_last and problem.itemsize == 4 else 32)
 
 
-def _small(problem: Problem, grads: bool) -> Config:
+def _small(problem: Problem, device: Device, grads: bool) -> Config:
     half, last = problem.itemsize == 2, problem.channels_last
     if problem.side <= 16:
-        if last:
-            return tile(problem, 16, 16, 16, 8) if half and grads else tile(problem, 8, 16, 16, 4)
+        if last and grads:
+            return tile(problem, 16 if half else 8, 16, 16, 8)
         return tile(problem, 4 if grads and not half else 8, 16, 16, 4)
     if last:
-        return tile(problem, 8, 32, 32, 8)
+        fits = not grads or device.capability == 9  # Hopper's code needs fewer registers
+        return tile(problem, 8 if fits else 4, 32, 32, 8)
     return tile(problem, 1, 32, 32, 8 if grads and not half else 4)
 
 
@@ -196,7 +202,7 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
             return tile(problem, 1, 32, 128, 8, 16)
         if half:
             return tile(problem, 8, 16, 64, 8, 16)
-        planes, warps = (2, 4) if problem.w <= 32 else (4, 8)
+        planes, warps = (4, 8) if device.warpgroup and problem.w > 32 else (2, 4)
         return tile(problem, planes, 16, 64, warps, 16)
     if problem.w <= 64 and (half or device.warpgroup):
         return tile(problem, 1, 32 if half or problem.wide else 16, 64, 8)

@@ -20,9 +20,9 @@ INTERPRET: bool = triton.knobs.runtime.interpret
 @functools.cache
 def describe(device: torch.device) -> Device:
     if device.type != "cuda":
-        return Device(multiprocessors=1, warpgroup=True)
+        return Device(multiprocessors=1, capability=9)
     properties = torch.cuda.get_device_properties(device)
-    return Device(properties.multi_processor_count, properties.major in (9, 10))
+    return Device(properties.multi_processor_count, properties.major)
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:

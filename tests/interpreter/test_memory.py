@@ -50,7 +50,7 @@ class Spy:
 def launches() -> Any:
     log: list[str] = []
     with mock.patch.multiple(kernels, **{name: Spy(name, log) for name in KERNELS}):
-        with mock.patch.object(fused, "describe", lambda _: fused.Device(132, True)):
+        with mock.patch.object(fused, "describe", lambda _: fused.Device(132, 9)):
             yield log
 
 
