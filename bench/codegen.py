@@ -7,6 +7,7 @@ each target, and disassembled with the tools in triton's own package.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -88,7 +89,7 @@ def launches(
     border: str = "symmetric",
 ) -> list[Launch]:
     """The launches of a forward and a backward of (32, 64, *shape), of 132 multiprocessors."""
-    from akm_triton.backend import kernels
+    from akm_triton.backend import kernels, tap_kernels
     from akm_triton.backend import triton as backend
     from akm_triton.backend.config import Device
 
@@ -100,11 +101,15 @@ def launches(
     r = torch.empty(64, device="meta")
     device = Device(132, capability=target // 10)
     with mock.patch.object(backend, "describe", lambda _: device):
-        recorders: dict[str, Any] = {
-            name: _Recorder(getattr(kernels, name), found)
-            for name in ("blur_kernel", "grad_kernel", "tables_kernel", "tables_grad_kernel")
-        }
-        with mock.patch.multiple(kernels, **recorders):
+        with contextlib.ExitStack() as patches:
+            for module, name in (
+                (kernels, "blur_kernel"),
+                (kernels, "grad_kernel"),
+                (tap_kernels, "tables_kernel"),
+                (tap_kernels, "tables_grad_kernel"),
+            ):
+                recorder = _Recorder(getattr(module, name), found)
+                patches.enter_context(mock.patch.object(module, name, recorder))
             backend.tables(r, r, radius, "discrete", None)
             backend.blur(z, table, table, border, False)
             backend.blur_backward(z, z, table, table, border)

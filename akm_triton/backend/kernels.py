@@ -1,4 +1,4 @@
-"""The Triton kernels: taps, blur, and the backward of blur. Nothing but ``@triton.jit`` here.
+"""The Triton kernels: blur, and the backward of blur.
 
 A plane is blurred as ``T(a) z T(b)ᵀ`` by two matrix products whose banded operands are built on
 chip from the tap tables, so the cost hardly depends on the radius. A program owns one column
@@ -12,137 +12,25 @@ Columns are resident: a strip writes columns [first, last) and reads a window of
 them. OUT_W = BLOCK_W computes the window and writes the strip's share of it; a smaller OUT_W
 computes the share alone, with narrower operands, from a window that begins HALO before it.
 
-Tiles are (PLANES, rows, columns); with PLANES = 1 the first axis is dropped, because the widest
-tensor-core instructions take two axes only. Index names follow F(g, z) = g[i,k] T_a[i,j] z[j,l]
-T_b[k,l]: i, k count outputs of the blur, j, l its inputs.
+Index names follow F(g, z) = g[i,k] T_a[i,j] z[j,l] T_b[k,l]: i, k count outputs of the blur, j, l
+its inputs.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def rows_of(x, PLANES: tl.constexpr):
-    """Lay a vector along the rows of a tile."""
-    if PLANES == 1:
-        return x[:, None]
-    else:
-        return x[None, :, None]
-
-
-@triton.jit
-def columns_of(x, PLANES: tl.constexpr):
-    """Lay a vector along the columns of a tile."""
-    if PLANES == 1:
-        return x[None, :]
-    else:
-        return x[None, None, :]
-
-
-@triton.jit
-def transpose(x):
-    if len(x.shape) == 2:
-        return tl.trans(x)
-    else:
-        return tl.permute(x, (0, 2, 1))
-
-
-@triton.jit
-def fold(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """Where the border rule finds a logical index: in [0, SIZE), whatever the distance."""
-    if BORDER == "zeros" or BORDER == "replicate":
-        return tl.minimum(tl.maximum(index, 0), SIZE - 1)
-    elif BORDER == "circular" or SIZE == 1:
-        return ((index % SIZE) + SIZE) % SIZE
-    elif BORDER == "symmetric":
-        index = ((index % (2 * SIZE)) + 2 * SIZE) % (2 * SIZE)
-        return tl.minimum(index, 2 * SIZE - 1 - index)
-    else:  # reflect
-        index = ((index % (2 * SIZE - 2)) + 2 * SIZE - 2) % (2 * SIZE - 2)
-        return tl.minimum(index, 2 * SIZE - 2 - index)
-
-
-@triton.jit
-def tap(table_ptr, n, RADIUS: tl.constexpr):
-    """The tap at distance n, zero beyond the window."""
-    n = tl.abs(n)
-    return tl.load(table_ptr + n, mask=n <= RADIUS, other=0.0)
-
-
-@triton.jit
-def toeplitz(table_ptr, i, j, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr):
-    """T[i, j]: the taps of every image of input j that output i sees. BORDER "band": no images."""
-    t = tap(table_ptr, i - j, RADIUS)
-    if BORDER == "replicate":
-        for n in range(1, RADIUS + 1):
-            beyond = ((j == 0) & (n > i)).to(tl.float32) + (
-                (j == SIZE - 1) & (n > SIZE - 1 - i)
-            ).to(tl.float32)
-            t += tl.load(table_ptr + n) * beyond
-    elif BORDER == "circular" or (BORDER == "reflect" and SIZE == 1):
-        for m in range(1, (RADIUS + SIZE - 1) // SIZE + 1):
-            t += tap(table_ptr, i - j - m * SIZE, RADIUS) + tap(table_ptr, i - j + m * SIZE, RADIUS)
-    elif BORDER == "symmetric":
-        for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE) + 1):
-            t += tap(table_ptr, i - j - 2 * m * SIZE, RADIUS)
-            t += tap(table_ptr, i - j + 2 * m * SIZE, RADIUS)
-        for m in range(0, (RADIUS - 1) // (2 * SIZE) + 1):
-            t += tap(table_ptr, i + j + 1 + 2 * m * SIZE, RADIUS)
-            t += tap(table_ptr, i + j + 1 - 2 * (m + 1) * SIZE, RADIUS)
-    elif BORDER == "reflect":
-        inner = (j > 0) & (j < SIZE - 1)  # the two end samples are not mirrored
-        for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE - 2) + 1):
-            t += tap(table_ptr, i - j - m * (2 * SIZE - 2), RADIUS)
-            t += tap(table_ptr, i - j + m * (2 * SIZE - 2), RADIUS)
-        for m in range(0, RADIUS // (2 * SIZE - 2) + 1):
-            t += tl.where(inner, tap(table_ptr, i + j + m * (2 * SIZE - 2), RADIUS), 0.0)
-            t += tl.where(inner, tap(table_ptr, i + j - (m + 1) * (2 * SIZE - 2), RADIUS), 0.0)
-    inside = (i >= 0) & (i < SIZE) & (j >= 0) & (j < SIZE)
-    if BORDER == "band":
-        return t
-    else:
-        return tl.where(inside, t, 0.0)
-
-
-@triton.jit
-def table_rounding(table_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr):
-    """(scale, centre): what keeps a table true when its Toeplitz matrix is rounded to DTYPE.
-
-    scale is the power of two that brings the largest tap near 1, so no cotangent over- or
-    underflows; centre is what the side taps lose in rounding, given back to the centre tap, so the
-    DC gain is that of the table to one rounding.
-    """
-    BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
-    n = columns_of(tl.arange(0, BLOCK_R), PLANES)
-    taps = tl.load(table_ptr + n, mask=n <= RADIUS, other=0.0)
-    AXIS: tl.constexpr = len(taps.shape) - 1
-    peak = tl.maximum(tl.max(tl.abs(taps), AXIS, keep_dims=True), 1e-30)
-    scale = tl.exp2(tl.ceil(tl.log2(peak)))
-    lost = taps / scale - (taps / scale).to(DTYPE).to(tl.float32)
-    centre = 2.0 * tl.sum(tl.where(n > 0, lost, 0.0), AXIS, keep_dims=True)
-    return scale, centre
-
-
-@triton.jit
-def operand(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
-    """A block of T as the dots take it: scaled and rounded to DTYPE (exact for float32)."""
-    if DTYPE == tl.float32:
-        return t
-    else:
-        return (t / scale + tl.where(on_diagonal, centre, 0.0)).to(DTYPE)
-
-
-@triton.jit
-def whole_operand(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr):
-    """As ``operand`` for the whole of T, where folded borders change what a row loses: AXIS -1 or
-    -2 is the one that a product sums over."""
-    if DTYPE == tl.float32:
-        return t
-    else:
-        t = t / scale
-        lost = tl.where(on_diagonal, 0.0, t - t.to(DTYPE).to(tl.float32))
-        lost = tl.sum(lost, len(t.shape) + AXIS, keep_dims=True)
-        return (t + tl.where(on_diagonal, lost, 0.0)).to(DTYPE)
+from akm_triton.backend.toeplitz import (
+    columns_of,
+    fold,
+    gathered,
+    rows_of,
+    table_rounding,
+    tap_sums,
+    toeplitz,
+    transpose,
+    vertical_operands,
+    whole_operand,
+)
 
 
 @triton.jit
@@ -227,31 +115,6 @@ def strip_columns(
         first = strip * OUT_W
         read = first - HALO + tl.arange(0, BLOCK_W)
         return read, first + tl.arange(0, OUT_W), first, tl.minimum(first + OUT_W, W)
-
-
-@triton.jit
-def vertical_operands(
-    a_ptr, rows, scale, centre,
-    BLOCK_H: tl.constexpr, H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
-    PLANES: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """What a block of output rows takes from the block (above, at, below) it. BORDER "band" is
-    T(a) over logical rows, anything else T(a)ᵀ by position."""
-    i = rows_of(rows, PLANES)
-    j = columns_of(rows, PLANES)
-    if BORDER == "band":
-        above = toeplitz(a_ptr, i, j - BLOCK_H, H, RADIUS, BORDER)
-        at = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
-        below = toeplitz(a_ptr, i, j + BLOCK_H, H, RADIUS, BORDER)
-    else:
-        above = toeplitz(a_ptr, j - BLOCK_H, i, H, RADIUS, BORDER)
-        at = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
-        below = toeplitz(a_ptr, j + BLOCK_H, i, H, RADIUS, BORDER)
-    return (
-        operand(above, False, scale, centre, DTYPE),
-        operand(at, i == j, scale, centre, DTYPE),
-        operand(below, False, scale, centre, DTYPE),
-    )
 
 
 @triton.jit
@@ -361,33 +224,6 @@ def blur_kernel(
                            H, W, PLANES, BLOCK_H)  # fmt: skip
                 u_above = u_at
                 u_at = u_below
-
-
-@triton.jit
-def gathered(d, index, valid):
-    """sum over rows i of d[i, index[i, n]] where valid: (..., 1, taps)."""
-    AXIS: tl.constexpr = len(d.shape) - 1
-    index = tl.minimum(tl.maximum(index, 0), d.shape[AXIS] - 1)
-    if AXIS == 2:
-        index = tl.broadcast_to(index, d.shape[0], d.shape[1], index.shape[2])
-    return tl.sum(tl.where(valid, tl.gather(d, index, AXIS), 0.0), AXIS - 1, keep_dims=True)
-
-
-@triton.jit
-def tap_sums(d, i, n, start, first, last, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """∂F/∂table from d = ∂F/∂T, whose rows are outputs i and whose columns are inputs from start
-    on: sum d over the entries that tap n touches, of inputs in [first, last)."""
-    real = (i >= 0) & (i < SIZE)
-    if BORDER == "band":
-        plus, minus, real_plus, real_minus = i + n, i - n, n >= 0, n > 0
-    else:
-        plus, minus = fold(i + n, SIZE, BORDER), fold(i - n, SIZE, BORDER)
-        real_plus, real_minus = real, real & (n > 0)
-        if BORDER == "zeros":
-            real_plus &= i + n < SIZE
-            real_minus &= i - n >= 0
-    sums = gathered(d, plus - start, real_plus & (plus >= first) & (plus < last))
-    return sums + gathered(d, minus - start, real_minus & (minus >= first) & (minus < last))
 
 
 @triton.jit
@@ -579,92 +415,3 @@ def grad_kernel(
         if DTYPE != tl.float32:
             db *= a_scale
         tl.store(partial_ptr + NEED_DA * C * (RADIUS + 1) + n, db, mask=mask_n)
-
-
-@triton.jit
-def gaussian_window(
-    r,
-    bend_ptr, waves_ptr, NODES: tl.constexpr,
-    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
-):  # fmt: skip
-    """(taps, their derivative by r) of one σ = |r|: 1-D over the distance, summing to one over the
-    two-sided window. bend (NODES,) and waves (NODES, RADIUS + 1) are the trapezoid rule of
-    gaussian.py; TRUNCATE 0 keeps the whole window."""
-    BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
-    n = tl.arange(0, BLOCK_R)
-    t = r * r
-    t += 0.0 * t  # an infinite σ has no taps: NaN
-    if DISCRETE:
-        m = tl.arange(0, triton.next_power_of_2(NODES))
-        bend = tl.load(bend_ptr + m, mask=m < NODES, other=0.0)
-        waves = tl.load(
-            waves_ptr + m[:, None] * (RADIUS + 1) + n[None, :],
-            mask=(m[:, None] < NODES) & (n[None, :] <= RADIUS), other=0.0,
-        )  # fmt: skip
-        density = tl.exp(t * bend)
-        taps = tl.sum(density[:, None] * waves, 0)
-        slope = tl.sum((density * bend)[:, None] * waves, 0)
-    else:
-        # below 1e-4 every side tap is zero in any dtype, and so is its derivative
-        safe = tl.where(t < 1e-4, 1e-4, t)  # keeps NaN
-        square = (n * n).to(tl.float32)
-        taps = tl.exp(-square / (2.0 * safe))
-        slope = tl.where(taps > 0, taps * square / (2.0 * safe * safe), 0.0)
-    inside = n <= RADIUS
-    if TRUNCATE > 0:
-        inside &= n <= TRUNCATE * tl.abs(r)
-    both = tl.where(n > 0, 2.0, 1.0)
-    taps = tl.where(inside, taps, 0.0)
-    slope = tl.where(inside, slope, 0.0)
-    total = tl.sum(both * taps, 0)
-    taps /= total
-    slope = (slope - taps * tl.sum(both * slope, 0)) / total
-    taps = tl.where(n > 0, taps, 1.0 - tl.sum(tl.where(n > 0, both * taps, 0.0), 0))
-    return taps, 2.0 * r * slope
-
-
-@triton.jit
-def tables_kernel(
-    r_ptr, s_ptr,
-    a_ptr, b_ptr,
-    bend_ptr, waves_ptr, NODES: tl.constexpr,
-    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
-    GATED: tl.constexpr,
-):  # fmt: skip
-    """a = sigmoid(s) k(|r|), b = k(|r|), one (r, s) a program."""
-    row = tl.program_id(0)
-    r = tl.load(r_ptr + row).to(tl.float32)
-    taps, _ = gaussian_window(r, bend_ptr, waves_ptr, NODES, RADIUS, DISCRETE, TRUNCATE)
-    gate = 1.0
-    if GATED:
-        gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
-    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
-    offs = row.to(tl.int64) * (RADIUS + 1) + n
-    tl.store(a_ptr + offs, gate * taps, mask=n <= RADIUS)
-    tl.store(b_ptr + offs, taps, mask=n <= RADIUS)
-
-
-@triton.jit
-def tables_grad_kernel(
-    r_ptr, s_ptr,
-    da_ptr, db_ptr,
-    dr_ptr, ds_ptr,
-    bend_ptr, waves_ptr, NODES: tl.constexpr,
-    RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
-    GATED: tl.constexpr,
-):  # fmt: skip
-    """dr = <sigmoid(s) da + db, ∂k/∂r>, ds = sigmoid'(s) <da, k>, one (r, s) a program."""
-    row = tl.program_id(0)
-    r = tl.load(r_ptr + row).to(tl.float32)
-    taps, slope = gaussian_window(r, bend_ptr, waves_ptr, NODES, RADIUS, DISCRETE, TRUNCATE)
-    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
-    offs = row.to(tl.int64) * (RADIUS + 1) + n
-    da = tl.load(da_ptr + offs, mask=n <= RADIUS, other=0.0)
-    db = tl.load(db_ptr + offs, mask=n <= RADIUS, other=0.0)
-    gate = 1.0
-    if GATED:
-        gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
-        ds = gate * (1.0 - gate) * tl.sum(da * taps, 0)
-        tl.store(ds_ptr + row, ds.to(ds_ptr.dtype.element_ty))
-    dr = tl.sum((gate * da + db) * slope, 0)
-    tl.store(dr_ptr + row, dr.to(dr_ptr.dtype.element_ty))

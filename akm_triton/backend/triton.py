@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from akm_triton.backend import config, kernels
+from akm_triton.backend import config, kernels, tap_kernels
 from akm_triton.backend.config import Config, Device, Pass, Problem
 from akm_triton.gaussian import trapezoid
 
@@ -210,7 +210,7 @@ def _trapezoid(max_radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def _window(
     max_radius: int, gaussian: str, truncate: float | None, device: torch.device
 ) -> dict[str, Any]:
-    """The arguments of kernels.gaussian_window."""
+    """The arguments of tap_kernels.gaussian_window."""
     bend, waves = _trapezoid(max_radius, device)
     return dict(
         bend_ptr=bend, waves_ptr=waves, NODES=len(bend),
@@ -228,7 +228,7 @@ def tables(
     if r.numel() == 0:
         return a, b
     with _on(r.device):
-        kernels.tables_kernel[(r.numel(),)](
+        tap_kernels.tables_kernel[(r.numel(),)](
             *_interpretable(r, r if s is None else s.contiguous()),
             a, b,
             **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
@@ -246,7 +246,7 @@ def tables_grad(
     ds = None if s is None else torch.empty_like(dr)
     if r.numel() > 0:
         with _on(r.device):
-            kernels.tables_grad_kernel[(r.numel(),)](
+            tap_kernels.tables_grad_kernel[(r.numel(),)](
                 *_interpretable(r, r if s is None else s.contiguous()),
                 da.contiguous(), db.contiguous(),
                 dr, dr if ds is None else ds,

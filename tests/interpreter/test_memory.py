@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -11,10 +10,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import akm_triton as akm
-from akm_triton.backend import kernels
+from akm_triton.backend import kernels, tap_kernels
 from akm_triton.backend import triton as fused
 
-KERNELS = ("blur_kernel", "grad_kernel", "tables_kernel", "tables_grad_kernel")
+KERNELS = (
+    (kernels, "blur_kernel"),
+    (kernels, "grad_kernel"),
+    (tap_kernels, "tables_kernel"),
+    (tap_kernels, "tables_grad_kernel"),
+)
 
 
 class Meter(TorchDispatchMode):
@@ -47,11 +51,12 @@ class Spy:
 
 
 @pytest.fixture
-def launches() -> Any:
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     log: list[str] = []
-    with mock.patch.multiple(kernels, **{name: Spy(name, log) for name in KERNELS}):
-        with mock.patch.object(fused, "describe", lambda _: fused.Device(132, 9)):
-            yield log
+    monkeypatch.setattr(fused, "describe", lambda _: fused.Device(132, 9))
+    for module, name in KERNELS:
+        monkeypatch.setattr(module, name, Spy(name, log))
+    return log
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
