@@ -244,11 +244,10 @@ def grad_kernel(
 ):  # fmt: skip
     """dz = T(a)ᵀ g T(b), ∂F/∂a and ∂F/∂b of F = <g, T(a) z T(b)ᵀ>, each of g and z read once.
 
-    ∂F/∂a needs OUT_W = BLOCK_W. Alone, it is ∂F/∂b with rows and columns exchanged.
-
     With w = T(a)ᵀ g and u = z T(b)ᵀ: dz = w T(b), ∂F/∂T_b = wᵀ z, ∂F/∂T_a = g uᵀ. The last two
     stay in the dots' accumulators over all planes of the program, and their diagonals are summed
-    once at the end into partial (splits, strips · segments, 2, C, RADIUS + 1).
+    once at the end into partial (splits, segments · strips, tables, C, RADIUS + 1).
+    ∂F/∂a needs OUT_W = BLOCK_W; alone, it is ∂F/∂b with rows and columns exchanged.
     """
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)

@@ -111,3 +111,13 @@ def test_no_host_reads_no_branch_on_sigma(shape: tuple[int, ...]) -> None:
         seen.append([op for op in meter.ops if "detach" not in op])
     # the interpreter itself copies arguments to and fro; only the trace of operators counts
     assert all(trace == seen[0] for trace in seen)
+
+
+def test_offsets_beyond_31_bits() -> None:
+    """Rows 2²⁶ apart: the last lies 2.6 · 10⁹ elements from the first."""
+    storage = torch.empty(3 * 2**30, dtype=torch.float16)  # hardly touched, hardly there
+    z = storage.as_strided((1, 1, 40, 8), (0, 0, 2**26, 1))
+    z.copy_(torch.randn(1, 1, 40, 8))
+    table = torch.rand(1, 4)
+    y = fused.blur(z, table, table, "symmetric", False)
+    assert torch.equal(y, fused.blur(z.contiguous(), table, table, "symmetric", False))
