@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from importlib.util import find_spec
 from types import ModuleType
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from akm_triton import gaussian as _gaussian
 from akm_triton import ops
+from akm_triton.backend import torch as plain
 from akm_triton.borders import BORDERS
 
 BACKENDS = ("triton", "torch")
@@ -58,6 +60,11 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
 
 
+@functools.cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     """The backend asked for, or the one that serves z."""
     asked = backend or os.environ.get("AKM_BACKEND") or None
@@ -65,11 +72,9 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
         where = "backend" if backend else "AKM_BACKEND"
         raise ValueError(f"{where} must be one of {BACKENDS}, got {asked!r}")
     if asked == "torch" or (asked is None and not z.is_cuda):
-        from akm_triton.backend import torch as plain
-
         return plain
     refusal: Exception | None = None
-    if find_spec("triton") is None:
+    if not _has_triton():
         refusal = ImportError("backend 'triton' needs the package triton; pip install triton")
     elif z.dtype == torch.float64:
         refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
@@ -81,16 +86,14 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
             refusal = ValueError(
                 f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}"
             )
-        elif not z.is_cuda and not fused.INTERPRET:
+        if not z.is_cuda and not fused.INTERPRET:
             refusal = ValueError(
                 f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
                 "on the CPU set TRITON_INTERPRET=1 before the first import of triton"
             )
-    if refusal is None:
-        return fused
+        if refusal is None:
+            return fused
     if asked is None:
-        from akm_triton.backend import torch as plain
-
         return plain
     raise refusal
 
