@@ -86,7 +86,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
             refusal = ValueError(
                 f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}"
             )
-        if not z.is_cuda and not fused.INTERPRET:
+        elif not z.is_cuda and not fused.INTERPRET:
             refusal = ValueError(
                 f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
                 "on the CPU set TRITON_INTERPRET=1 before the first import of triton"
