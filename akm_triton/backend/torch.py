@@ -1,251 +1,64 @@
-"""The ops in plain PyTorch, on any device: matrix products with the Toeplitz matrix of the taps.
+"""The ops in plain PyTorch, on any device: a rule between two algorithms.
 
-Planes are grouped by the table they share, x (G, M, H, W) with tables (G or 1, R+1), so that one
-matrix meets the rows of M planes in one product. T(a) is banded: a large map is cut into blocks
-of rows, each with only the columns its taps reach. Two forms of the same products:
-
-    planes   x T(b)ᵀ over all rows of a group, then T(a) x plane by plane
-    rotated  each product contracts the last axis and puts the result in front, so that both
-             run over the whole group: (G, M, H, W) → T(b) → (G, W, M, H) → T(a) → (G, H, W, M)
-
-Every function is a composition of differentiable operations and reads no value on the host.
+z is (N, C, H, W) with any strides; a and b are (1, R+1), (C, R+1) or (N, C, R+1), centre tap first.
+Results are as z in dtype and memory format; half precision is computed in float32. Every function
+is a composition of differentiable operations and reads no value on the host.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from akm_triton.borders import SELF_ADJOINT, Window, indicator, windows
-
-# Measured on a CPU in float32: on 7² and 8² maps a product per plane is too small to be efficient;
-# from 14² on, the strides of the rotated form cost more. Between the two is not measured.
-ROTATED_AREA = 100
-# Rows a block: narrower blocks are inefficient products, wider ones multiply more zeros.
-ROWS = 32
-# Numbers computed together on a CPU: more leave its cache, fewer pay for many small calls.
-PART = 2**20
-
-
-class _Band(NamedTuple):
-    window: Window
-    matrix: Tensor  # (G or 1, rows, columns), a block of T(a) or T(a)ᵀ
+from akm_triton.backend import convolution, products
+from akm_triton.backend.layout import format_as, is_channels_last
 
 
 def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) -> Tensor:
-    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b).
-
-    Shape: z (N, C, H, W); a and b (1, R+1), (C, R+1) or (N, C, R+1), centre tap first. y is as z
-    in shape, dtype and memory format; half precision is computed in float32.
-    """
-    parts = [_blur(border, adjoint, *part) for part in _parts([z], a, b)]
-    return _format_as(z, _cat(parts, 1))
+    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b)."""
+    if _convolves(z, a, b, border, grads=False):
+        x, a, b = _lifted(z, a, b)
+        return format_as(z, convolution.blur(x, a, b, border))
+    return products.blur(z, a, b, border, adjoint)
 
 
 def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
-    """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b.
-
-    ∂F/∂T(a) = g Uᵀ with U = z T(b)ᵀ, and ∂F/∂T(b) = Wᵀ z with W = T(a)ᵀ g, summed over the planes
-    that share a table and along the diagonals.
-    """
-    _, da, db = zip(*[_tap_grads(border, *part) for part in _parts([g, z], a, b)], strict=True)
-    return _join(da, a), _join(db, b)
+    """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b."""
+    if _convolves(z, a, b, border, grads=True):
+        x, g, la, lb = _lifted(z, g, a, b)
+        _, da, db = convolution.tap_grads(g, x, la, lb, border)
+        return da.to(a.dtype), db.to(b.dtype)
+    return products.tap_grads(g, z, a, b, border)
 
 
 def blur_backward(
     g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b) formatted as z."""
-    grads = [_blur_backward(border, *part) for part in _parts([g, z], a, b)]
-    dz, da, db = zip(*grads, strict=True)
-    return _format_as(z, _cat(dz, 1)), _join(da, a), _join(db, b)
+    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b)."""
+    if _convolves(z, a, b, border, grads=True):
+        x, g, la, lb = _lifted(z, g, a, b)
+        dv, da, db = convolution.tap_grads(g, x, la, lb, border)
+        dz = convolution.rows_blurred(dv, la, border)
+        return format_as(z, dz), da.to(a.dtype), db.to(b.dtype)
+    return products.blur_backward(g, z, a, b, border)
 
 
-# The three on one part of the channels, in the dtype of the computation and any strides.
+def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> bool:
+    """The rule, measured on a CPU in float32: maps 7² to 224², radius 1 to 15."""
+    if z.device.type != "cpu" or not convolution.serves(z, a, b, border):
+        return False
+    few = a.shape[-1] - 1 <= convolution.FEW
+    last = is_channels_last(z)
+    area = z.shape[2] * z.shape[3]
+    small, large = area <= 100, area > 2**15
+    if grads:  # the gradient of a long filter is slow
+        return few and (last or not large)
+    if border == "zeros":  # which a convolution adds by itself; other borders cost a copy an axis
+        return True
+    return not small if last else few and not (small or large)
 
 
-def _blur(border: str, adjoint: bool, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    x, ta, tb = _group(z, a, b), _table(a, b, z), _table(b, a, z)
-    down = _bands(ta, z.shape[2], border, adjoint)
-    across = _bands(tb, z.shape[3], border, adjoint)
-    if _is_rotated(z):
-        x = _rotate(_rotate(x, across), down).permute(0, 3, 1, 2)
-    else:
-        x = _down(_across(x, across), down)
-    return _ungroup(x, z)
-
-
-def _tap_grads(
-    border: str, g: Tensor, z: Tensor, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """W = T(a)ᵀ g, (G, M, H, W) or rotated (G, W, M, H), and (∂F/∂a, ∂F/∂b)."""
-    x, dy, ta, tb = _group(z, a, b), _group(g, a, b), _table(a, b, z), _table(b, a, z)
-    down = _bands(ta, z.shape[2], border, adjoint=True)
-    across = _bands(tb, z.shape[3], border)
-    if _is_rotated(z):
-        dy = dy.permute(0, 2, 3, 1)  # (G, H, W, M), as the rotated y
-        da = _diagonals(dy.flatten(2), _rotate(x, across).flatten(1, 2), ta, border)
-        w = _unrotate(dy, down)
-        db = _diagonals(w.flatten(2), x.flatten(1, 2), tb, border)
-    else:
-        da = _diagonals(dy, _across(x, across).mT, ta, border)
-        w = _down(dy, down)
-        db = _diagonals(w.flatten(1, 2).mT, x.flatten(1, 2), tb, border)
-    return w, _ungroup_table(da, a, b, z), _ungroup_table(db, b, a, z)
-
-
-def _blur_backward(
-    border: str, g: Tensor, z: Tensor, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    w, da, db = _tap_grads(border, g, z, a, b)
-    across = _bands(_table(b, a, z), z.shape[3], border, adjoint=True)
-    dx = _unrotate(w, across) if _is_rotated(z) else _across(w, across)
-    return _ungroup(dx, z), da, db
-
-
-# The products. x (G, M, H, W); bands of T along the axis they name.
-
-
-def _across(x: Tensor, bands: list[_Band]) -> Tensor:
-    rows = x.flatten(1, 2)
-    parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
-    return _cat(parts, -1).view(x.shape)
-
-
-def _down(x: Tensor, bands: list[_Band]) -> Tensor:
-    parts = [matrix[:, None] @ _columns(x.mT, w).mT for w, matrix in bands]
-    return _cat(parts, -2)
-
-
-def _rotate(x: Tensor, bands: list[_Band]) -> Tensor:
-    """(G, P, Q, K) → (G, K, P, Q)"""
-    rows = x.flatten(1, 2)
-    parts = [matrix @ _columns(rows, w).mT for w, matrix in bands]
-    return _cat(parts, 1).view(x.shape[0], x.shape[3], x.shape[1], x.shape[2])
-
-
-def _unrotate(x: Tensor, bands: list[_Band]) -> Tensor:
-    """(G, K, P, Q) → (G, P, Q, K)"""
-    rows = x.flatten(2).mT
-    parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
-    return _cat(parts, -1).view(x.shape[0], x.shape[2], x.shape[3], x.shape[1])
-
-
-def _diagonals(left: Tensor, right: Tensor, table: Tensor, border: str) -> Tensor:
-    """∂F/∂a (G, R+1) from ∂F/∂T(a) = left @ right (G, size, size), or one such for each plane."""
-    radius = table.shape[-1] - 1
-    grad = left.new_zeros(left.shape[0], radius + 1)
-    for w in windows(left.shape[-2], radius, border, ROWS):
-        block = left[..., w.start : w.stop, :] @ _columns(right, w)
-        if block.dim() == 4:
-            block = block.sum(1)
-        grad = grad + block.flatten(1) @ indicator(w, radius, border, table).mT
-    return grad
-
-
-def _bands(table: Tensor, size: int, border: str, adjoint: bool = False) -> list[_Band]:
-    """T(table), or its transpose, in blocks of rows."""
-    radius, transpose = table.shape[-1] - 1, adjoint and border not in SELF_ADJOINT
-    return [
-        _Band(w, (table @ indicator(w, radius, border, table, transpose)).view(-1, *w.shape))
-        for w in windows(size, radius, border, ROWS)
-    ]
-
-
-def _columns(x: Tensor, window: Window) -> Tensor:
-    """The columns of x that a block of T reads; past either end they wrap around."""
-    first, last, size = window.first, window.last, x.shape[-1]
-    parts = [x[..., max(first, 0) : min(last, size)]]
-    if first < 0:
-        parts.insert(0, x[..., first:])
-    if last > size:
-        parts.append(x[..., : last - size])
-    return _cat(parts, -1)
-
-
-def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
-
-
-# Which channels are computed together, in which form, and which planes share a table.
-
-
-def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
-    """Split [*maps, a, b] by channels, and give the maps the dtype of the computation."""
-    z = maps[-1]
-    dtype = torch.promote_types(z.dtype, torch.float32)
-    maps = [_channels_first(m.to(dtype)) for m in maps]
-    channels = max(1, z.shape[1])
-    count = max(1, round(z.numel() / PART)) if z.device.type == "cpu" else 1
-    step = -(-channels // min(count, channels))
-    return [
-        [m[:, i : i + step] for m in maps]
-        + [t.to(dtype) if t.shape[-2] == 1 else t[..., i : i + step, :].to(dtype) for t in (a, b)]
-        for i in range(0, channels, step)
-    ]
-
-
-def _join(grads: Sequence[Tensor], table: Tensor) -> Tensor:
-    """The parts of a table's gradient → one in its dtype; a table all channels share sums them."""
-    grad = _cat(grads, -2) if table.shape[-2] > 1 else torch.stack(list(grads)).sum(0)
-    return grad.to(table.dtype)
-
-
-def _channels_first(z: Tensor) -> Tensor:
-    """(N, C, H, W) with channels_last turned to memory order C, N, H, W; others as they are."""
-    if not _is_channels_last(z):
-        return z
-    n, _, h, w = z.shape
-    # one plain matrix transposition, which PyTorch does faster than a permutation of four axes
-    x = z.permute(0, 2, 3, 1).flatten(0, 2).mT.contiguous()
-    return x.view(-1, n, h, w).transpose(0, 1)
-
-
-def _is_channels_last(z: Tensor) -> bool:
-    # permuted, because vmap knows no is_contiguous(memory_format=torch.channels_last)
-    return not z.is_contiguous() and z.permute(0, 2, 3, 1).is_contiguous()
-
-
-def _format_as(z: Tensor, y: Tensor) -> Tensor:
-    """y in the dtype and memory format of z."""
-    y = y.to(z.dtype)
-    if _is_channels_last(z):
-        return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return y.contiguous()
-
-
-def _is_rotated(z: Tensor) -> bool:
-    return z.shape[2] * z.shape[3] <= ROTATED_AREA
-
-
-def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(N, C, H, W) → (G, M, H, W): a table for every plane, for all planes, or for each channel."""
-    n, c, h, w = z.shape
-    if a.dim() == 3 or b.dim() == 3:
-        z = z.reshape(n * c, 1, h, w)
-    elif a.shape[0] == b.shape[0] == 1:
-        z = z.reshape(1, n * c, h, w)
-    else:
-        z = z.transpose(0, 1)
-    return z.contiguous()
-
-
-def _ungroup(x: Tensor, z: Tensor) -> Tensor:
-    """(G, M, H, W) → (N, C, H, W) as z."""
-    n, c = z.shape[:2]
-    return x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(z.shape)
-
-
-def _table(table: Tensor, other: Tensor, z: Tensor) -> Tensor:
-    """Table → (G or 1, R+1), where ``other`` may be finer and so decide G."""
-    if table.dim() == 2 and (other.dim() == 2 or table.shape[0] == 1):
-        return table
-    return table.expand(z.shape[0], z.shape[1], table.shape[-1]).flatten(0, 1)
-
-
-def _ungroup_table(grad: Tensor, table: Tensor, other: Tensor, z: Tensor) -> Tensor:
-    """(G, R+1) → the shape of ``table``, summed over what was broadcast."""
-    if table.dim() == 3 or other.dim() == 3:
-        grad = grad.view(z.shape[0], z.shape[1], table.shape[-1])
-    return grad.sum_to_size(table.shape)
+def _lifted(z: Tensor, *others: Tensor) -> list[Tensor]:
+    """All in the dtype of the computation."""
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    return [x.to(dtype) for x in (z, *others)]

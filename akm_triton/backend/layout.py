@@ -1,0 +1,20 @@
+"""Memory formats of maps."""
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x is dense in channels_last and in no other order; also under vmap, where
+    ``is_contiguous`` knows no memory format."""
+    return not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def format_as(z: Tensor, y: Tensor) -> Tensor:
+    """y in the dtype and memory format of z."""
+    y = y.to(z.dtype)
+    return channels_last(y) if is_channels_last(z) else y.contiguous()
