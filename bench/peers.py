@@ -63,7 +63,13 @@ def conv2d(z: Tensor, sigma: Tensor, radius: int) -> Blur:
 
 
 def conv2d_channels_last(z: Tensor, sigma: Tensor, radius: int) -> Blur:
-    return conv2d(z.to(memory_format=torch.channels_last), sigma, radius)
+    """The same in channels_last, from and to the layout that all are given."""
+
+    def blur() -> Tensor:
+        x = z.contiguous(memory_format=torch.channels_last)
+        return conv2d(x, sigma, radius)().contiguous()
+
+    return blur
 
 
 def conv2d_dense(z: Tensor, sigma: Tensor, radius: int) -> Blur:
