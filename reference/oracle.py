@@ -1,23 +1,29 @@
 """The operation and its analytic gradients in float64 NumPy, one index at a time.
 
-R is the window's radius in pixels; taps are one-sided, centre first: k[..., n], n = 0..R.
+R is the window's radius and σ the standard deviation, both in pixels; t = σ² is the variance.
+Taps are one-sided, centre first: k[..., n], n = 0..R. Only t enters them, so they are even in σ
+and their derivative is odd: r may stand for σ = |r| as it is, with no sign(0) to choose, and at
+r = 0 the derivative is 0.
 """
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ive
+from scipy.special import expit, ive
 
 Array = NDArray[np.float64]
+BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 
 
 def _window(sigma: Array, max_radius: int, truncate: float | None) -> NDArray[np.bool_]:
-    """[n ≤ int(truncate · σ)], all true without truncation."""
+    """[n ≤ int(truncate · |σ|)], all true without truncation."""
     n = np.arange(max_radius + 1)
     if truncate is None:
         return np.ones(sigma.shape + n.shape, bool)
-    return n <= np.floor(truncate * sigma)[..., None]
+    return n <= np.floor(truncate * np.abs(sigma))[..., None]
 
 
 def _total(taps: Array) -> Array:
@@ -26,18 +32,22 @@ def _total(taps: Array) -> Array:
 
 
 def _raw(sigma: Array, max_radius: int, gaussian: str) -> tuple[Array, Array]:
-    """(taps, ∂taps/∂σ) before truncation and normalisation."""
+    """(k, ∂k/∂σ) before truncation and normalisation, each σ.shape + (R+1,).
+
+    discrete: k = e^{-t} I_n(t), ∂k/∂t = (k_{n-1} + k_{n+1})/2 - k_n as 2 I_n' = I_{n-1} + I_{n+1},
+    and ∂k/∂σ = 2σ ∂k/∂t. sampled: k = exp(-n²/2t), ∂k/∂σ = k n²/σ³.
+    """
     n = np.arange(max_radius + 1)
     s = sigma[..., None]
+    t = s**2
     if gaussian == "discrete":
-        t = s**2
-        k = ive(n, t)  # e^{-t} I_n(t)
-        slope = (ive(np.abs(n - 1), t) + ive(n + 1, t)) / 2 - k  # ∂k/∂t
-        return k, 2 * s * slope
+        k = ive(n, t)
+        return k, 2 * s * ((ive(np.abs(n - 1), t) + ive(n + 1, t)) / 2 - k)
     if gaussian == "sampled":
-        safe = np.where(s > 0, s, 1.0)
-        taps = np.where(s > 0, np.exp(-(n**2) / (2 * safe**2)), n == 0)
-        return taps, np.where(s > 0, taps * n**2 / safe**3, 0.0)
+        identity = t < 1e-4  # side taps are below e^{-5000}, which is 0 in float64
+        s, t = np.where(identity, 1, s), np.where(identity, 1, t)
+        k = np.where(identity, n == 0, np.exp(-(n**2) / (2 * t)))
+        return k, np.where(identity, 0, k * n**2 / s**3)
     raise ValueError(f"unknown family {gaussian!r}")
 
 
@@ -48,8 +58,12 @@ def taps(
     gaussian: str = "discrete",
     truncate: float | None = None,
 ) -> Array:
-    """k_n ∝ e^{-t} I_n(t), t = σ² ("discrete", Lindeberg 1990) or exp(-n²/2σ²) ("sampled"),
-    normalised to k_0 + 2 Σ k_n = 1 over the window: σ.shape + (R+1,)."""
+    """k_n ∝ e^{-t} I_n(t) ("discrete", Lindeberg 1990) or exp(-n²/2t) ("sampled"), normalised to
+    k_0 + 2 Σ_{n≥1} k_n = 1 over the window: σ.shape + (R+1,).
+
+    σ = 0 is the identity (1, 0, ...). ``truncate`` zeroes taps beyond int(truncate · σ) first.
+    Beyond σ = 4e4 SciPy's Bessel functions end, and discrete taps are NaN.
+    """
     sigma = np.asarray(sigma, float)
     k = _raw(sigma, max_radius, gaussian)[0] * _window(sigma, max_radius, truncate)
     return k / _total(k)
@@ -62,7 +76,7 @@ def taps_derivative(
     gaussian: str = "discrete",
     truncate: float | None = None,
 ) -> Array:
-    """∂taps/∂σ by the quotient rule; the window's cut does not move."""
+    """∂taps/∂σ by the quotient rule, σ.shape + (R+1,), per pixel; the cut does not move with σ."""
     sigma = np.asarray(sigma, float)
     k, slope = _raw(sigma, max_radius, gaussian)
     inside = _window(sigma, max_radius, truncate)
@@ -70,8 +84,20 @@ def taps_derivative(
     return (slope * _total(k) - k * _total(slope)) / _total(k) ** 2
 
 
-def fold(index: int, size: int, border: str) -> int:
-    """Where the border rule finds ``index``: walk in from outside. −1 where "zeros" has nothing."""
+@overload
+def fold(index: int, size: int, border: str) -> int: ...
+@overload
+def fold(index: NDArray[np.int_], size: int, border: str) -> NDArray[np.int_]: ...
+def fold(index: int | NDArray[np.int_], size: int, border: str) -> int | NDArray[np.int_]:
+    """Where in [0, size) the border rule finds ``index``: walk in from outside, turn by turn.
+
+    −1 where "zeros" has nothing. An array folds element by element.
+    """
+    if border not in BORDERS or size < 1:
+        raise ValueError(f"no border {border!r} of size {size}")
+    if isinstance(index, np.ndarray):
+        folded = [fold(int(i), size, border) for i in index.flat]
+        return np.array(folded, int).reshape(index.shape)
     while not 0 <= index < size:
         if border == "zeros":
             return -1
@@ -81,15 +107,15 @@ def fold(index: int, size: int, border: str) -> int:
             index += size if index < 0 else -size
         elif border == "symmetric":  # d c b a | a b c d | d c b a
             index = -1 - index if index < 0 else 2 * size - 1 - index
-        elif border == "reflect":  # d c b | a b c d | c b a
-            index = 0 if size == 1 else (-index if index < 0 else 2 * size - 2 - index)
-        else:
-            raise ValueError(f"unknown border {border!r}")
+        elif size == 1:
+            index = 0
+        else:  # reflect: d c b | a b c d | c b a
+            index = -index if index < 0 else 2 * size - 2 - index
     return index
 
 
 def toeplitz(table: Array, size: int, border: str) -> Array:
-    """T[..., i, fold(i + n)] += table[..., |n|], n = −R..R."""
+    """T[..., i, fold(i + n)] += table[..., |n|], n = −R..R: (..., R+1) to (..., size, size)."""
     radius = table.shape[-1] - 1
     t = np.zeros((*table.shape[:-1], size, size))
     for i in range(size):
@@ -109,7 +135,10 @@ def blur(z: Array, a: Array, b: Array, border: str, adjoint: bool = False) -> Ar
 
 
 def _tap_sums(d: Array, table: Array, border: str) -> Array:
-    """Σ_ij d[..., i, j] ∂T[i, j]/∂table_n in the shape of ``table``; d (N, C, size, size)."""
+    """Σ_ij d[..., i, j] ∂T[i, j]/∂table_n, summed to the shape of ``table``: d (N, C, size, size).
+
+    ∂T[i, fold(i + n)]/∂table_|n| = 1.
+    """
     radius, size = table.shape[-1] - 1, d.shape[-1]
     full = np.zeros((*d.shape[:2], radius + 1))
     for i in range(size):
@@ -124,7 +153,10 @@ def _tap_sums(d: Array, table: Array, border: str) -> Array:
 
 
 def tap_grads(g: Array, z: Array, a: Array, b: Array, border: str) -> tuple[Array, Array]:
-    """(∂F/∂a, ∂F/∂b) of F = <g, T(a) z T(b)ᵀ>, in the shapes of the tables."""
+    """(∂F/∂a, ∂F/∂b) of F = <g, T(a) z T(b)ᵀ>, in the shapes of the tables.
+
+    ∂F/∂T(a) = g (z T(b)ᵀ)ᵀ and ∂F/∂T(b) = gᵀ (T(a) z); g, z (N, C, H, W).
+    """
     ta, tb = toeplitz(a, z.shape[-2], border), toeplitz(b, z.shape[-1], border)
     d_a = g @ (z @ tb.swapaxes(-1, -2)).swapaxes(-1, -2)
     d_b = g.swapaxes(-1, -2) @ (ta @ z)
@@ -132,15 +164,18 @@ def tap_grads(g: Array, z: Array, a: Array, b: Array, border: str) -> tuple[Arra
 
 
 def _tables(
-    r: ArrayLike, s: ArrayLike, channels: int, max_radius: int, **family: object
-) -> tuple[Array, Array, Array, Array]:
-    """(r, sigmoid(s), k, ∂k/∂r), r and s broadcast to (C,) or (N, C)."""
-    r, s = (np.asarray(x, float) for x in (r, s))
-    shape = np.broadcast_shapes(r.shape, s.shape, (channels,))
-    r, s = np.broadcast_to(r, shape), np.broadcast_to(s, shape)
-    k = taps(np.abs(r), max_radius, **family)  # type: ignore[arg-type]
-    slope = taps_derivative(np.abs(r), max_radius, **family)  # type: ignore[arg-type]
-    return r, 1 / (1 + np.exp(-s)), k, slope * np.sign(r)[..., None]
+    r: ArrayLike,
+    s: ArrayLike,
+    channels: int,
+    max_radius: int,
+    gaussian: str,
+    truncate: float | None,
+) -> tuple[Array, Array, Array]:
+    """(sigmoid(s), k, ∂k/∂r), r and s broadcast to (C,) or (N, C)."""
+    shape = np.broadcast_shapes(np.shape(r), np.shape(s), (channels,))
+    r, s = (np.broadcast_to(np.asarray(x, float), shape) for x in (r, s))
+    k = taps(r, max_radius, gaussian=gaussian, truncate=truncate)
+    return expit(s), k, taps_derivative(r, max_radius, gaussian=gaussian, truncate=truncate)
 
 
 def modulate(
@@ -154,7 +189,7 @@ def modulate(
     max_radius: int,
 ) -> Array:
     """sigmoid(s) · (G(|r|) ∗ z): z (N, C, H, W); r, s (), (1,), (C,) or (N, C)."""
-    _, gate, k, _ = _tables(r, s, z.shape[1], max_radius, gaussian=gaussian, truncate=truncate)
+    gate, k, _ = _tables(r, s, z.shape[1], max_radius, gaussian, truncate)
     return gate[..., None, None] * blur(z, k, k, border)
 
 
@@ -169,8 +204,12 @@ def modulate_backward(
     truncate: float | None,
     max_radius: int,
 ) -> tuple[Array, Array, Array]:
-    """(dz, dr, ds) of <g, modulate(z, r, s)>; dr and ds in the shapes of r and s."""
-    _, gate, k, slope = _tables(r, s, z.shape[1], max_radius, gaussian=gaussian, truncate=truncate)
+    """(dz, dr, ds) of <g, modulate(z, r, s)>; dr and ds in the shapes of r and s.
+
+    dz = sigmoid(s) T(k)ᵀ g T(k); dr = sigmoid(s) <da + db, ∂k/∂r>; ds = sigmoid'(s) <da, k>, with
+    da, db the ``tap_grads`` at a = b = k. (<da, k> = <db, k> = <g, T(k) z T(k)ᵀ>.)
+    """
+    gate, k, slope = _tables(r, s, z.shape[1], max_radius, gaussian, truncate)
     dz = gate[..., None, None] * blur(g, k, k, border, adjoint=True)
     da, db = tap_grads(g, z, k, k, border)
     dr = gate * ((da + db) * slope).sum(-1)
@@ -179,6 +218,7 @@ def modulate_backward(
 
 
 def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """x (C,) or (N, C), summed over what ``shape`` was broadcast along."""
     if len(shape) == 0 or shape == (1,):
         return x.sum().reshape(shape)
     return x.sum(0) if x.ndim > len(shape) else x

@@ -17,14 +17,17 @@ def _taps(r: float) -> Array:
 
 
 def sampled_blur_2d(z: Array, r: float) -> Array:
-    """z (H, W) under the two-dimensional kernel exp(-(x²+y²)/2r²), cut at 3|r|, zeros outside."""
+    """y = K ∗ z, K[y, x] ∝ exp(-(x² + y²)/2r²) for |x|, |y| ≤ int(3|r|), ΣK = 1, zeros outside.
+
+    z (H, W); r in pixels. Two-dimensional on purpose: that it separates is for others to use.
+    """
     radius = int(3 * abs(r))
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1))
     for y in range(-radius, radius + 1):
         for x in range(-radius, radius + 1):
             kernel[y + radius, x + radius] = np.exp(-(x * x + y * y) / (2 * r * r)) if radius else 1
     kernel /= kernel.sum()
-    out = np.zeros_like(z)
+    out = np.zeros(z.shape)
     h, w = z.shape
     for i in range(h):
         for j in range(w):
@@ -36,8 +39,11 @@ def sampled_blur_2d(z: Array, r: float) -> Array:
 
 
 def smooth_rows(image: Array, r: float) -> Array:
-    """The C++ listing: rows alone are smoothed, and columns within int(3|r|) of either border
-    pass through unchanged."""
+    """The C++ listing, fault and all: y[i, j] = Σ_n k_|n| image[i, j + n] along the rows only, and
+    columns within int(3|r|) of either border pass through unchanged.
+
+    image (H, W); r in pixels; k the sampled taps.
+    """
     taps = _taps(r)
     radius = len(taps) // 2
     out = image.astype(float)

@@ -45,7 +45,9 @@ def rows_blurred(x: Tensor, a: Tensor, border: str) -> Tensor:
 
 def _weights(dim: int, table: Tensor, channels: int) -> Tensor:
     """Taps on both sides, (C, 1, 2R+1, 1) along the rows or (C, 1, 1, 2R+1) along the columns."""
-    both = torch.cat([table.flip(-1), table[:, 1:]], -1).expand(channels, -1)
+    radius = table.shape[-1] - 1
+    distance = torch.arange(-radius, radius + 1, device=table.device).abs()
+    both = table.index_select(-1, distance).expand(channels, -1)
     return both[:, None, :, None] if dim == 2 else both[:, None, None, :]
 
 
@@ -69,6 +71,8 @@ def _along(dim: int, x: Tensor, table: Tensor, border: str) -> Tensor:
 def _weight_grad(dim: int, x: Tensor, g: Tensor, table: Tensor, border: str) -> Tensor:
     """∂<g, T(table) x>/∂table, T along ``dim``."""
     radius, channels = table.shape[-1] - 1, x.shape[1]
+    if dim == 3 and radius > 1 and is_channels_last(x):  # so slow that transposing is cheaper
+        x, g, dim = channels_last(x.mT), channels_last(g.mT), 2
     x, padding = _extended(dim, x, radius, border)
     grad = torch.ops.aten.convolution_backward(
         g, x, _weights(dim, table, channels), None, [1, 1], padding, [1, 1], False, [0, 0],
