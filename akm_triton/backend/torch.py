@@ -51,8 +51,7 @@ def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> boo
     few, last = radius <= convolution.FEW, is_channels_last(z)
     free = last or border == "zeros"  # other borders cost a copy an axis
     if grads:
-        # oneDNN's gradient of a filter is slow where it is long for its map; and with over 48 taps
-        # down an NCHW map of 100 rows or more it is wrong (torch 2.13)
+        # oneDNN's gradient of a filter is slow where it is long for its map
         return few or (free and radius <= 15 and 3 * radius <= side)
     if border == "zeros":
         return True
