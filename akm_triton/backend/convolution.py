@@ -1,6 +1,8 @@
-"""The ops as two depthwise convolutions: no product with zeros, so the fewer taps the better.
+"""The ops as depthwise convolutions: no product with zeros, so the fewer taps the better.
 
-For borders where T is a symmetric matrix, and so its own adjoint, and one table a channel.
+Two passes of 2R+1 taps, or one of (2R+1)² where they are so few that reading the map once counts
+for more. For borders where T is a symmetric matrix, and so its own adjoint, and one table a
+channel.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from akm_triton.backend.layout import channels_last, is_channels_last
 from akm_triton.borders import SELF_ADJOINT, fold
 
 FEW = 3
-"""The radius up to which a CPU convolves NCHW faster than it converts to channels_last."""
+"""The radius up to which one convolution by (2R+1)² taps is faster than two; 1 in the gradient."""
+
+ROWS, COLUMNS, BOTH = (2,), (3,), (2, 3)
 
 
 def serves(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
@@ -23,64 +27,108 @@ def serves(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
 
 def blur(z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
     """T(a) z T(b)ᵀ: z (N, C, H, W); a and b (1|C, R+1)."""
-    if a.shape[-1] - 1 > FEW or border != "zeros" or is_channels_last(z):
-        z = channels_last(z)
-    return _along(3, _along(2, z, a, border), b, border)
+    if a.shape[-1] - 1 <= FEW:
+        return _convolve(z, _rows(a) * _columns(b), BOTH, border)
+    rows_done = _convolve(channels_last(z), _rows(a), ROWS, border)
+    return _convolve(rows_done, _columns(b), COLUMNS, border)
 
 
-def tap_grads(
+def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂a, ∂F/∂b) of F = <g, T(a) z T(b)ᵀ>."""
+    if a.shape[-1] - 1 == 1:
+        return _square_grads(g, z, a, b, border)
+    return _separable_grads(g, z, a, b, border)[1:]
+
+
+def blur_backward(
     g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(g T(b), ∂F/∂a, ∂F/∂b) of F = <g, T(a) z T(b)ᵀ>.
+    """(T(a) g T(b)ᵀ, ∂F/∂a, ∂F/∂b)."""
+    if a.shape[-1] - 1 == 1:
+        return blur(g, a, b, border), *_square_grads(g, z, a, b, border)
+    dv, da, db = _separable_grads(g, z, a, b, border)
+    return _convolve(dv, _rows(a), ROWS, border), da, db
+
+
+def _square_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
+    """F = aᵀ D b in each channel, D the gradient by the product of the taps."""
+    d = _taps_grad(g, z, _rows(a) * _columns(b), BOTH, border)
+    d = _one_sided(_one_sided(d).mT).mT
+    da, db = (d * b[:, None, :]).sum(-1), (d * a[:, :, None]).sum(-2)
+    return da.sum_to_size(a.shape), db.sum_to_size(b.shape)
+
+
+def _separable_grads(
+    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(g T(b), ∂F/∂a, ∂F/∂b).
 
     In channels_last: oneDNN's gradient of a filter is slower in NCHW, and wrong from 49 taps down
-    100 rows (torch 2.13).
+    100 rows (torch 2.13). It is so slow along the columns that transposing the maps is cheaper.
     """
-    z, g = (channels_last(x) for x in (z, g))
-    v = _along(2, z, a, border)
-    dv = _along(3, g, b, border)
-    return dv, _weight_grad(2, z, dv, a, border), _weight_grad(3, v, g, b, border)
+    z, g = channels_last(z), channels_last(g)
+    v = _convolve(z, _rows(a), ROWS, border)
+    dv = _convolve(g, _columns(b), COLUMNS, border)
+    da = _taps_grad(dv, z, _rows(a), ROWS, border)
+    db = _taps_grad(channels_last(g.mT), channels_last(v.mT), _rows(b), ROWS, border)
+    da, db = (_one_sided(x[..., 0]) for x in (da, db))
+    return dv, da.sum_to_size(a.shape), db.sum_to_size(b.shape)
 
 
-def rows_blurred(x: Tensor, a: Tensor, border: str) -> Tensor:
-    """T(a) x."""
-    return _along(2, x, a, border)
-
-
-def _weights(dim: int, table: Tensor, channels: int) -> Tensor:
-    """Taps on both sides, (C, 1, 2R+1, 1) along the rows or (C, 1, 1, 2R+1) along the columns."""
+def _two_sided(table: Tensor) -> Tensor:
     radius = table.shape[-1] - 1
     distance = torch.arange(-radius, radius + 1, device=table.device).abs()
-    both = table.index_select(-1, distance).expand(channels, -1)
-    return both[:, None, :, None] if dim == 2 else both[:, None, None, :]
+    return table.index_select(-1, distance)
 
 
-def _extended(dim: int, x: Tensor, radius: int, border: str) -> tuple[Tensor, list[int]]:
-    """x with its border along ``dim``, and the zeros that the convolution is still to add."""
-    if border == "zeros":
-        return x, [radius, 0] if dim == 2 else [0, radius]
-    size = x.shape[dim]
-    index = fold(torch.arange(-radius, size + radius, device=x.device), size, border)
-    if is_channels_last(x):  # index_select would forget the format
-        return x.permute(0, 2, 3, 1).index_select(dim - 1, index).permute(0, 3, 1, 2), [0, 0]
-    return x.index_select(dim, index), [0, 0]
+def _one_sided(grad: Tensor) -> Tensor:
+    """The transpose of ``_two_sided``, on axis 1."""
+    radius = grad.shape[1] // 2
+    centre, after = grad[:, radius : radius + 1], grad[:, radius + 1 :]
+    return torch.cat([centre, after + grad[:, :radius].flip(1)], 1)
 
 
-def _along(dim: int, x: Tensor, table: Tensor, border: str) -> Tensor:
+def _rows(table: Tensor) -> Tensor:
+    """Taps down the rows, (1|C, 1, 2R+1, 1)."""
+    return _two_sided(table)[:, None, :, None]
+
+
+def _columns(table: Tensor) -> Tensor:
+    return _two_sided(table)[:, None, None, :]
+
+
+def _convolve(x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str) -> Tensor:
     channels = x.shape[1]
-    x, padding = _extended(dim, x, table.shape[-1] - 1, border)
-    return F.conv2d(x, _weights(dim, table, channels), padding=padding, groups=channels)
+    x, padding = _extended(x, taps, dims, border)
+    taps = taps.expand(channels, -1, -1, -1)
+    return F.conv2d(x, taps, padding=padding, groups=channels)
 
 
-def _weight_grad(dim: int, x: Tensor, g: Tensor, table: Tensor, border: str) -> Tensor:
-    """∂<g, T(table) x>/∂table, T along ``dim``."""
-    radius, channels = table.shape[-1] - 1, x.shape[1]
-    if dim == 3 and radius > 1 and is_channels_last(x):  # so slow that transposing is cheaper
-        x, g, dim = channels_last(x.mT), channels_last(g.mT), 2
-    x, padding = _extended(dim, x, radius, border)
-    grad = torch.ops.aten.convolution_backward(
-        g, x, _weights(dim, table, channels), None, [1, 1], padding, [1, 1], False, [0, 0],
-        channels, [False, True, False],
-    )[1].flatten(1)  # fmt: skip
-    after, before = grad[:, radius:], grad[:, :radius].flip(-1)
-    return (after + F.pad(before, (1, 0))).sum_to_size(table.shape)
+def _taps_grad(g: Tensor, x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str) -> Tensor:
+    """∂<g, _convolve(x, taps)>/∂taps for each channel, (C, height of taps, width of taps)."""
+    channels = x.shape[1]
+    x, padding = _extended(x, taps, dims, border)
+    taps = taps.expand(channels, -1, -1, -1)
+    grad: Tensor = torch.ops.aten.convolution_backward(
+        g, x, taps, None, [1, 1], padding, [1, 1], False, [0, 0], channels, [False, True, False]
+    )[1]
+    return grad[:, 0]
+
+
+def _extended(
+    x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str
+) -> tuple[Tensor, list[int]]:
+    """x with its border along ``dims``, and the zeros that the convolution is still to add."""
+    radii = [taps.shape[2] // 2, taps.shape[3] // 2]
+    if border == "zeros":
+        return x, radii
+    last = is_channels_last(x)
+    if last:  # index_select would forget the format
+        x, dims = x.permute(0, 2, 3, 1), tuple(dim - 1 for dim in dims)
+    outside = torch.arange(max(radii), device=x.device)
+    for dim in dims:
+        size = x.shape[dim]
+        sides = (fold(i, size, border) for i in (outside - len(outside), outside + size))
+        before, after = (x.index_select(dim, side) for side in sides)
+        x = torch.cat([before, x, after], dim)
+    return x.permute(0, 3, 1, 2) if last else x, [0, 0]

@@ -26,7 +26,7 @@ def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[
     """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b."""
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
-        _, da, db = convolution.tap_grads(g, x, la, lb, border)
+        da, db = convolution.tap_grads(g, x, la, lb, border)
         return da.to(a.dtype), db.to(b.dtype)
     return products.tap_grads(g, z, a, b, border)
 
@@ -37,8 +37,7 @@ def blur_backward(
     """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b)."""
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
-        dv, da, db = convolution.tap_grads(g, x, la, lb, border)
-        dz = convolution.rows_blurred(dv, la, border)
+        dz, da, db = convolution.blur_backward(g, x, la, lb, border)
         return format_as(z, dz), da.to(a.dtype), db.to(b.dtype)
     return products.blur_backward(g, z, a, b, border)
 
@@ -47,16 +46,16 @@ def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> boo
     """The rule, measured on a CPU in float32: maps 7² to 224², radius 1 to 31."""
     if z.device.type != "cpu" or not convolution.serves(z, a, b, border):
         return False
-    radius, side, area = a.shape[-1] - 1, min(z.shape[2:]), z.shape[2] * z.shape[3]
-    few, last = radius <= convolution.FEW, is_channels_last(z)
-    free = last or border == "zeros"  # other borders cost a copy an axis
-    if grads:
-        # oneDNN's gradient of a filter is slow where it is long for its map
-        return few or (free and radius <= 15 and 3 * radius <= side)
+    radius, side = a.shape[-1] - 1, min(z.shape[2:])
+    short = 3 * radius <= side
+    if grads and radius > 15:  # oneDNN's gradient of so long a filter is slow
+        return False
     if border == "zeros":
-        return True
-    small, large = area <= 100, area > 2**15
-    return not small if last else few and not (small or large)
+        return short or not grads
+    if is_channels_last(z):
+        return short
+    # the other borders cost a copy of the map, which in NCHW only few taps are worth
+    return radius <= (1 if grads else convolution.FEW) and 8 * radius <= side
 
 
 def _lifted(z: Tensor, *others: Tensor) -> list[Tensor]:
