@@ -1,0 +1,201 @@
+"""What PyTorch does to any module, done to these: precision, copies, checkpoints, processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, skip_init
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import akm_triton as akm
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def network(**options: Any) -> nn.Sequential:
+    torch.manual_seed(0)
+    layer = akm.AKMConv2d(3, 4, 3, padding=1, **options)
+    nn.init.uniform_(layer.r, 0.2, 2)
+    return nn.Sequential(layer, nn.ReLU(), akm.Modulation2d(4))
+
+
+def images() -> Tensor:
+    return torch.randn(4, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model: nn.Module, y: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(y.square().mean(), list(model.parameters())))
+
+
+class _NoHostRead(TorchDispatchMode):
+    """Raises where a value is read on the host: .item(), .cpu(), bool(tensor)."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise AssertionError("a value was read on the host")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("border", ["symmetric", "zeros", "reflect"])
+@pytest.mark.parametrize("radius", [1, 15])
+def test_nothing_is_read_on_the_host(radius: int, border: str) -> None:
+    model = network(max_radius=radius, border=border, truncate=3.0)
+    with _NoHostRead():
+        y = model(images())
+        first = torch.autograd.grad(y.square().mean(), list(model.parameters()), create_graph=True)
+        torch.autograd.grad(sum(x.square().sum() for x in first), list(model.parameters()))
+    with pytest.raises(AssertionError, match="read on the host"), _NoHostRead():
+        bool(images().sum() > 0)
+
+
+def test_runs_are_bitwise_equal_and_deterministic_algorithms_accept() -> None:
+    model = network()
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = [gradients(model, model(images())) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(x, y) for x, y in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint(reentrant: bool) -> None:
+    model, x = network(), images().requires_grad_()
+    wanted = gradients(model, model(x))
+    y = checkpoint(model, x, use_reentrant=reentrant)
+    y.square().mean().backward()
+    for parameter, want in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    """Maps follow autocast, parameters stay float32, and gradients are those of float32."""
+    model = network()
+    wanted = gradients(model, model(images()))
+    with torch.autocast("cpu", dtype):
+        y = model(images())
+    assert y.dtype == dtype
+    for found, want in zip(gradients(model, y.float()), wanted, strict=True):
+        assert found.dtype == torch.float32
+        scale = want.abs().max()
+        torch.testing.assert_close(
+            found, want, rtol=0, atol=float(8 * torch.finfo(dtype).eps * scale)
+        )
+
+
+def test_grad_scaler_skips_an_infinite_batch_and_recovers() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    start = [p.detach().clone() for p in model.parameters()]
+    for x, moves in ((images() * float("inf"), False), (images(), True)):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = model(x).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [not torch.equal(p, q) for p, q in zip(model.parameters(), start, strict=True)]
+        assert all(moved) if moves else not any(moved)
+    assert scaler.get_scale() == 32.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_to_a_dtype(dtype: torch.dtype) -> None:
+    model = network()
+    wanted = model(images()).detach()
+    y = model.to(dtype)(images().to(dtype))
+    assert y.dtype == dtype
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(y.float(), wanted, rtol=0, atol=8 * eps * float(wanted.abs().max()))
+
+
+def test_to_channels_last() -> None:
+    model = network()
+    wanted = model(images())
+    found = model.to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
+        images().contiguous(memory_format=torch.channels_last)
+    )
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_saved_whole_and_as_a_state(tmp_path: Path) -> None:
+    model = network()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = network()
+    nn.init.zeros_(other[0].r)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for copied in (torch.load(buffer, weights_only=False), other):
+        assert torch.equal(copied(images()), model(images()))
+
+
+def test_skip_init_and_materialisation() -> None:
+    skipped = skip_init(akm.AKMConv2d, 3, 4, 3, padding=1)
+    assert skipped.r.device.type == "cpu" and skipped.r.shape == (4,)
+    with torch.device("meta"):
+        layer = akm.AKMConv2d(3, 4, 3, padding=1)
+    layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    assert (layer.r == 0.3).all() and (layer.s == 2).all()
+    assert torch.isfinite(layer(images())).all()
+
+
+def test_parametrized_r() -> None:
+    """σ = softplus(ρ), say, instead of |r|."""
+    layer = akm.Modulation2d(3)
+    parametrize.register_parametrization(layer, "r", nn.Softplus())
+    layer(images()).square().mean().backward()
+    rho = layer.parametrizations["r"].original
+    assert rho.grad is not None and (rho.grad != 0).all()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_views_serve_as_maps_and_as_gradients(memory_format: torch.memory_format) -> None:
+    """Slices, expansions and the stride-0 gradient of a sum."""
+    base = torch.randn(4, 6, 14, 20).contiguous(memory_format=memory_format)
+    r, s = torch.rand(3) * 2, torch.randn(3)
+    views = [base[:, ::2], base[:, :3, 2:9, 1::3], base[:1, :3].expand(5, -1, -1, -1)]
+    views.append(base[:, :3].mT)
+    for view in views:
+        z, copy = (x.detach().requires_grad_() for x in (view, view.clone()))
+        y, wanted = akm.modulate(z, r, s), akm.modulate(copy, r, s)
+        torch.testing.assert_close(y, wanted)
+        y.sum().backward()
+        wanted.backward(torch.ones_like(wanted))
+        torch.testing.assert_close(z.grad, copy.grad)
+
+
+def _train(rank: int, port: int, results: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(network())
+    model(images()[2 * rank : 2 * rank + 2]).square().mean().backward()
+    if rank == 0:
+        torch.save([p.grad for p in model.parameters()], results)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = tmp_path / "gradients.pt"
+    torch.multiprocessing.spawn(_train, (port, str(results)), nprocs=2)  # type: ignore[attr-defined]
+    model = network()
+    wanted = gradients(model, model(images()))
+    for found, want in zip(torch.load(results), wanted, strict=True):
+        torch.testing.assert_close(found, want)
