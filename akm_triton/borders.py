@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from akm_triton.registration import outside_transforms
+
 BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})  # there T(a) is a symmetric matrix
 
@@ -24,10 +26,13 @@ def fold(index: Index, size: int, border: str) -> Index:
         circular   a b c d | a b c d | a b c d
         zeros      0 0 0 0 | a b c d | 0 0 0 0
     """
+    # reflect in the first border before the remainder: of negative numbers, Inductor (torch 2.13)
+    # compiles it to indices that lie outside, without a word
     if border == "symmetric":
+        index = abs(2 * index + 1) // 2  # −1 − i where negative
         return (2 * size - 1 - abs(2 * (index % (2 * size)) - (2 * size - 1))) // 2
     if border == "reflect":
-        return size - 1 - abs(index % max(2 * (size - 1), 1) - (size - 1))
+        return size - 1 - abs(abs(index) % max(2 * (size - 1), 1) - (size - 1))
     if border == "replicate":
         return index.clip(0, size - 1)
     if border == "circular":
@@ -108,7 +113,7 @@ def _cached_indicator(
 ) -> Tensor:
     taps, cells = np.arange(radius + 1), np.arange(before + rows + after)
     counts = _count(taps, cells, rows, before, after, border, transpose)
-    with torch.inference_mode(False):
+    with outside_transforms():
         return torch.from_numpy(counts.astype(np.float64)).to(device, dtype)
 
 

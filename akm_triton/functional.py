@@ -98,11 +98,17 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     raise refusal
 
 
-def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast must not round taps and tables; z keeps the dtype it came in."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
+def _autocast_dtype(z: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives a convolution of z, or None where it is off."""
+    device = z.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return z.dtype if z.dtype == torch.float64 else torch.get_autocast_dtype(device)
+
+
+def _no_autocast(device: torch.device, on: bool) -> contextlib.AbstractContextManager[Any]:
+    """Autocast must not round taps and tables."""
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 def _apply(
@@ -113,9 +119,11 @@ def _apply(
     _check_map(z)
     for name, x in named.items():
         _check_parameter(name, x, z)
+    autocast = _autocast_dtype(z)
+    z = z if autocast is None else z.to(autocast)
     chosen = _backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    with _full_precision(z.device):
+    with _no_autocast(z.device, autocast is not None):
         sized = [x.to(dtype).reshape(1) if x.dim() == 0 else x.to(dtype) for x in named.values()]
         if len(sized) == 2 and sized[0].shape != sized[1].shape:
             sized = list(torch.broadcast_tensors(*sized))
@@ -145,7 +153,8 @@ def modulate(
 
     Args:
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last
-            on the PyTorch path); contiguous or channels_last, which the output keeps.
+            on the PyTorch path); contiguous or channels_last, which the output keeps. Under
+            autocast it is cast as the input of a convolution is; r and s are not.
         r: σ = \|r\| in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``. The derivative by r is
             that of t = r², so it is 0 at r = 0. NaN or inf gives NaN.
         s: gate before the sigmoid, shapes as ``r``.

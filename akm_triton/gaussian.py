@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from akm_triton.registration import outside_transforms
+
 FAMILIES = ("discrete", "sampled")
 
 
-@lru_cache(maxsize=32)
-def trapezoid(max_radius: int) -> tuple[np.ndarray, np.ndarray]:
+@torch.compiler.assume_constant_result
+def trapezoid(
+    max_radius: int, dtype: torch.dtype, device: torch.device, shared: bool = True
+) -> tuple[Tensor, Tensor]:
     """(cos θ_m − 1, w_m cos nθ_m) over the half circle, θ_m = πm/M, m = 0..M.
 
     M keeps aliasing, T(2M − R), below 1e-12 up to σ = max(R, 10); beyond, the taps tend to the box
-    either way.
+    either way. Calls share a copy, unless a mode that traces is to see them made.
     """
+    return (_shared_trapezoid if shared else _trapezoid)(max_radius, dtype, device)
+
+
+def _trapezoid(max_radius: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     count = max(64, 1 << (4 * max_radius - 1).bit_length())
     m = np.arange(count + 1)
+    bend = np.cos(m * (math.pi / count)) - 1.0
     weight = np.where((m == 0) | (m == count), 1.0, 2.0) / (2 * count)
     n = np.arange(max_radius + 1)
     waves = weight[:, None] * np.cos((m[:, None] * n % (2 * count)) * (math.pi / count))
-    return np.cos(m * (math.pi / count)) - 1.0, waves
+    return torch.from_numpy(bend).to(device, dtype), torch.from_numpy(waves).to(device, dtype)
+
+
+@lru_cache(maxsize=32)
+def _shared_trapezoid(*args: Any) -> tuple[Tensor, Tensor]:
+    with outside_transforms():
+        return _trapezoid(*args)
 
 
 def gaussian_taps(
@@ -69,7 +85,7 @@ def gaussian_taps(
     t = t + 0 * t  # an infinite σ has no taps: NaN
     n = torch.arange(max_radius + 1, device=sigma.device)
     if gaussian == "discrete":
-        bend, waves = (torch.as_tensor(x).to(t) for x in trapezoid(max_radius))
+        bend, waves = trapezoid(max_radius, t.dtype, t.device, shared=type(t) is Tensor)
         taps = torch.exp(t * bend) @ waves
     else:
         # below 1e-4 every side tap is zero in any dtype, and so is its derivative

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, skip_init
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import akm_triton as akm
+from tests.modes import Watch
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -35,24 +35,15 @@ def gradients(model: nn.Module, y: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(y.square().mean(), list(model.parameters())))
 
 
-class _NoHostRead(TorchDispatchMode):
-    """Raises where a value is read on the host: .item(), .cpu(), bool(tensor)."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a value was read on the host")
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("border", ["symmetric", "zeros", "reflect"])
 @pytest.mark.parametrize("radius", [1, 15])
 def test_nothing_is_read_on_the_host(radius: int, border: str) -> None:
     model = network(max_radius=radius, border=border, truncate=3.0)
-    with _NoHostRead():
+    with Watch():
         y = model(images())
         first = torch.autograd.grad(y.square().mean(), list(model.parameters()), create_graph=True)
         torch.autograd.grad(sum(x.square().sum() for x in first), list(model.parameters()))
-    with pytest.raises(AssertionError, match="read on the host"), _NoHostRead():
+    with pytest.raises(AssertionError, match="read on the host"), Watch():
         bool(images().sum() > 0)
 
 

@@ -178,7 +178,8 @@ def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
     dtype = torch.promote_types(z.dtype, torch.float32)
     maps = [_channels_first(m.to(dtype)) for m in maps]
     channels = max(1, z.shape[1])
-    count = max(1, round(z.numel() / PART)) if z.device.type == "cpu" else 1
+    on_cpu = z.device.type == "cpu" and isinstance(z.shape[0], int)  # not where N is a symbol
+    count = max(1, round(z.numel() / PART)) if on_cpu else 1
     step = -(-channels // min(count, channels))
     return [
         [m[:, i : i + step] for m in maps]

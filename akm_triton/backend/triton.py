@@ -13,6 +13,7 @@ from torch import Tensor
 from akm_triton.backend import config, kernels, tap_kernels
 from akm_triton.backend.config import Config, Device, Pass, Problem
 from akm_triton.gaussian import trapezoid
+from akm_triton.registration import in_graph, value_at_trace
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 
@@ -25,8 +26,13 @@ def describe(device: torch.device) -> Device:
     return Device(properties.multi_processor_count, properties.major)
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
+    """Run ``kernel`` on (x, *args), or leave a node for it in the graph that is being traced."""
+    if in_graph(x):
+        torch.library.wrap_triton(kernel)[(programs,)](x, *args, **constants)
+        return
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](x, *args, **constants)
 
 
 def _interpretable(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -68,6 +74,7 @@ def _empty_like(z: Tensor) -> Tensor:
 
 def _problem(z: Tensor, table: Tensor, border: str) -> Problem:
     n, c, h, w = z.shape
+    n = value_at_trace(n)
     last = z.stride(1) == 1 and c > 1
     return Problem(n, c, h, w, table.shape[-1] - 1, border, z.element_size(), last)
 
@@ -89,18 +96,18 @@ def _launch_blur(
     problem: Problem, device: Device, cfg: Config,
 ) -> None:  # fmt: skip
     programs = cfg.programs(problem.c)
-    splits = _splits(problem, a, b, programs, device)
-    with _on(z.device):
-        kernels.blur_kernel[(programs * splits,)](
-            z, *_strides(z),
-            y, *_strides(y),
-            *_rows(a),
-            *_rows(b),
-            problem.n, problem.c, splits,
-            H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
-            ADJOINT=adjoint,
-            **_tiles(cfg), PRECISION=_precision(z.dtype),
-        )  # fmt: skip
+    splits = _splits(z, a, b, problem, programs, device)
+    _launch(
+        kernels.blur_kernel, programs * splits,
+        z, *_strides(z),
+        y, *_strides(y),
+        *_rows(a),
+        *_rows(b),
+        z.shape[0], problem.c, splits,
+        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
+        ADJOINT=adjoint,
+        **_tiles(cfg), PRECISION=_precision(z.dtype),
+    )  # fmt: skip
 
 
 def _tiles(cfg: Config) -> dict[str, int]:
@@ -111,10 +118,12 @@ def _tiles(cfg: Config) -> dict[str, int]:
     )  # fmt: skip
 
 
-def _splits(problem: Problem, a: Tensor, b: Tensor, programs: int, device: Device) -> int:
+def _splits(
+    z: Tensor, a: Tensor, b: Tensor, problem: Problem, programs: int, device: Device
+) -> int:
     """Programs along the batch: one an image where a table belongs to the sample."""
     if a.dim() == 3 or b.dim() == 3:
-        return problem.n
+        return z.shape[0]
     return config.splits(problem.n, programs, device)
 
 
@@ -174,7 +183,7 @@ def _launch_grad(
     cfg, tables = step.config, {"a": a, "b": b}
     written = [name for name in tables if getattr(step, f"d{name}")]
     programs = cfg.programs(problem.c)
-    splits = _splits(problem, a, b, programs, device)
+    splits = _splits(z, a, b, problem, programs, device)
     partial = torch.empty(
         (splits, cfg.strips * cfg.segments, len(written), problem.c, problem.radius + 1),
         dtype=torch.float32, device=z.device,
@@ -184,34 +193,27 @@ def _launch_grad(
         problem, g, z = problem.transposed, g.mT, z.mT
         a, b, need_da, need_db = b, a, need_db, need_da
     out = dz if dz is not None and step.dz else z  # z is not written
-    with _on(z.device):
-        kernels.grad_kernel[(programs * splits,)](
-            g, *_strides(g),
-            z, *_strides(z),
-            out, *_strides(out),
-            *_rows(a),
-            *_rows(b),
-            partial,
-            problem.n, problem.c, splits,
-            H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
-            NEED_DZ=step.dz, NEED_DA=need_da, NEED_DB=need_db,
-            **_tiles(cfg), PRECISION=_precision(z.dtype),
-        )  # fmt: skip
+    _launch(
+        kernels.grad_kernel, programs * splits,
+        g, *_strides(g),
+        z, *_strides(z),
+        out, *_strides(out),
+        *_rows(a),
+        *_rows(b),
+        partial,
+        z.shape[0], problem.c, splits,
+        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
+        NEED_DZ=step.dz, NEED_DA=need_da, NEED_DB=need_db,
+        **_tiles(cfg), PRECISION=_precision(z.dtype),
+    )  # fmt: skip
     return dict(zip(written, _reduce(partial, [tables[name] for name in written]), strict=True))
-
-
-@functools.lru_cache(maxsize=64)
-def _trapezoid(max_radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        bend, waves = (torch.from_numpy(x).to(device, torch.float32) for x in trapezoid(max_radius))
-    return bend, waves
 
 
 def _window(
     max_radius: int, gaussian: str, truncate: float | None, device: torch.device
 ) -> dict[str, Any]:
     """The arguments of tap_kernels.gaussian_window."""
-    bend, waves = _trapezoid(max_radius, device)
+    bend, waves = trapezoid(max_radius, torch.float32, device)
     return dict(
         bend_ptr=bend, waves_ptr=waves, NODES=len(bend),
         RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
@@ -227,12 +229,12 @@ def tables(
     b = torch.empty_like(a)
     if r.numel() == 0:
         return a, b
-    with _on(r.device):
-        tap_kernels.tables_kernel[(r.numel(),)](
-            *_interpretable(r, r if s is None else s.contiguous()),
-            a, b,
-            **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
-        )  # fmt: skip
+    _launch(
+        tap_kernels.tables_kernel, r.numel(),
+        *_interpretable(r, r if s is None else s.contiguous()),
+        a, b,
+        **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
+    )  # fmt: skip
     return a, b
 
 
@@ -245,12 +247,12 @@ def tables_grad(
     dr = torch.empty_like(r, dtype=torch.float32 if INTERPRET else r.dtype)
     ds = None if s is None else torch.empty_like(dr)
     if r.numel() > 0:
-        with _on(r.device):
-            tap_kernels.tables_grad_kernel[(r.numel(),)](
-                *_interpretable(r, r if s is None else s.contiguous()),
-                da.contiguous(), db.contiguous(),
-                dr, dr if ds is None else ds,
-                **_window(max_radius, gaussian, truncate, r.device),
-                GATED=s is not None, num_warps=4,
-            )  # fmt: skip
+        _launch(
+            tap_kernels.tables_grad_kernel, r.numel(),
+            *_interpretable(r, r if s is None else s.contiguous()),
+            da.contiguous(), db.contiguous(),
+            dr, dr if ds is None else ds,
+            **_window(max_radius, gaussian, truncate, r.device),
+            GATED=s is not None, num_warps=4,
+        )  # fmt: skip
     return dr.to(r.dtype), None if ds is None or s is None else ds.to(s.dtype)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import akm_triton as akm
 from akm_triton.backend import kernels, tap_kernels
 from akm_triton.backend import triton as fused
+from tests.modes import Watch
 
 KERNELS = (
     (kernels, "blur_kernel"),
@@ -19,25 +19,6 @@ KERNELS = (
     (tap_kernels, "tables_kernel"),
     (tap_kernels, "tables_grad_kernel"),
 )
-
-
-class Meter(TorchDispatchMode):
-    """Bytes of every tensor an operator makes, and a refusal to read one on the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes: list[int] = []
-        self.ops: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert "_local_scalar_dense" not in str(func), "a value was read on the host"
-        out = func(*args, **(kwargs or {}))
-        self.ops.append(str(func.overloadpacket))
-        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in given:
-                self.bytes.append(x.untyped_storage().nbytes())
-        return out
 
 
 class Spy:
@@ -70,7 +51,7 @@ def test_nothing_grows_with_the_map_but_y_and_dz(
     z.requires_grad_()
     r, s = (torch.ones(256, requires_grad=True) for _ in range(2))
     size = z.nbytes
-    with Meter() as forward:
+    with Watch() as forward:
         y = akm.modulate(z, r, s, backend="triton")
     assert forward.bytes.count(size) == 1  # y
     assert sum(x for x in forward.bytes if x != size) < size / 100
@@ -78,7 +59,7 @@ def test_nothing_grows_with_the_map_but_y_and_dz(
     launches.clear()
 
     g = torch.zeros_like(z)
-    with Meter() as backward:
+    with Watch() as backward:
         y.backward(g)
     assert backward.bytes.count(size) == 1  # dz
     assert sum(x for x in backward.bytes if x != size) < size / 100
@@ -106,7 +87,7 @@ def test_no_host_reads_no_branch_on_sigma(shape: tuple[int, ...]) -> None:
         r = torch.full(shape[1:2], sigma, requires_grad=True)
         s = torch.ones(shape[1], requires_grad=True)
         z = torch.randn(shape, requires_grad=True)
-        with Meter() as meter:
+        with Watch() as meter:
             akm.modulate(z, r, s, backend="triton").sum().backward()
         seen.append([op for op in meter.ops if "detach" not in op])
     # the interpreter itself copies arguments to and fro; only the trace of operators counts
