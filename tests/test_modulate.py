@@ -223,11 +223,12 @@ def test_nan_and_inf_in_r_give_nan(value: float) -> None:
     assert y[:, 0].isnan().all() and not y[:, 1].isnan().any()
 
 
-def test_autocast_leaves_the_tables_alone() -> None:
+def test_autocast_casts_the_map_and_leaves_the_tables_alone() -> None:
     z, r, s = random(2, 3, 20, 20, dtype=torch.float32), torch.rand(3) + 1, torch.rand(3)
-    wanted = akm.modulate(z, r, s)
+    halved, double = akm.modulate(z.bfloat16(), r, s), akm.modulate(z.double(), r, s)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(akm.modulate(z, r, s), wanted)
+        assert torch.equal(akm.modulate(z, r, s), halved)
+        assert torch.equal(akm.modulate(z.double(), r, s), double)  # as any operator under autocast
 
 
 Z = torch.zeros(2, 3, 5, 5)
