@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akm_triton.registration import outside_transforms
+from akm_triton.internals import outside_transforms
 
 BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})  # there T(a) is a symmetric matrix

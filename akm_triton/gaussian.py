@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akm_triton.registration import outside_transforms
+from akm_triton.internals import KNOWN, outside_transforms
 
 FAMILIES = ("discrete", "sampled")
 
@@ -85,7 +85,7 @@ def gaussian_taps(
     t = t + 0 * t  # an infinite σ has no taps: NaN
     n = torch.arange(max_radius + 1, device=sigma.device)
     if gaussian == "discrete":
-        bend, waves = trapezoid(max_radius, t.dtype, t.device, shared=type(t) is Tensor)
+        bend, waves = trapezoid(max_radius, t.dtype, t.device, shared=KNOWN and type(t) is Tensor)
         taps = torch.exp(t * bend) @ waves
     else:
         # below 1e-4 every side tap is zero in any dtype, and so is its derivative

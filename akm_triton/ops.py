@@ -22,7 +22,8 @@ from akm_triton import batching
 from akm_triton.backend.layout import format_as
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gaussian import gaussian_taps
-from akm_triton.registration import in_export, in_transform, register
+from akm_triton.internals import in_export, in_transform
+from akm_triton.registration import register
 
 Maybe = Tensor | None
 

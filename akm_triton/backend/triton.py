@@ -13,7 +13,7 @@ from torch import Tensor
 from akm_triton.backend import config, kernels, tap_kernels
 from akm_triton.backend.config import Config, Device, Pass, Problem
 from akm_triton.gaussian import trapezoid
-from akm_triton.registration import in_graph, value_at_trace
+from akm_triton.internals import in_graph, value_at_trace
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 
