@@ -8,29 +8,25 @@ from typing import Any
 from torch import Tensor
 
 
-def blur(
-    op: Callable[..., Any], info: Any, dims: Any, z: Tensor, a: Tensor, b: Tensor, *options: Any
-) -> tuple[Tensor, int]:
-    """vmap rule of an op (z, a, b) → y; one launch."""
-    size = info.batch_size
-    x = _fold(z, dims[0], size)
-    if dims[1] is not None or dims[2] is not None or a.dim() + b.dim() > 4:
-        a, b = (_fold_table(t, dim, x, size) for t, dim in ((a, dims[1]), (b, dims[2])))
-    return op(x, a, b, *options).unflatten(0, (size, -1)), 0
+def folded(
+    op: Callable[..., Any], maps: int, tables: int, info: Any, dims: Any, *args: Any
+) -> tuple[Any, Any]:
+    """vmap rule of an op of so many maps, then so many pairs of tables: one call.
 
-
-def grads(
-    op: Callable[..., Any], info: Any, dims: Any,
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, *options: Any,
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:  # fmt: skip
-    """vmap rule of an op (g, z, a, b) → (*maps, ∂F/∂a, ∂F/∂b); one launch."""
-    size = info.batch_size
-    x, y = _fold(g, dims[0], size), _fold(z, dims[1], size)
-    ta, tb = (_fold_table(t, dim, x, size) for t, dim in ((a, dims[2]), (b, dims[3])))
-    *maps, da, db = op(x, y, ta, tb, *options)
-    found = [m.unflatten(0, (size, -1)) for m in maps]
-    found += [_unfold_grad(da, a, dims[2], size), _unfold_grad(db, b, dims[3], size)]
-    return tuple(found), (0,) * len(found)
+    An op of one map returns a map; one of two, perhaps a map and then the gradient of the tables.
+    """
+    size, count = info.batch_size, maps + tables
+    x = [_fold(m, dim, size) for m, dim in zip(args[:maps], dims, strict=False)]
+    pairs = list(zip(args[maps:count], dims[maps:count], strict=True))
+    shared = maps == 1 and all(dim is None and t.dim() == 3 for t, dim in pairs)
+    t = [pair if shared else _fold_tables(pair, dim, x[0], size) for pair, dim in pairs]
+    out = op(*x, *t, *args[count:])
+    if maps == 1:
+        return out.unflatten(0, (size, -1)), 0
+    if isinstance(out, tuple):
+        dz, grads = out
+        return (dz.unflatten(0, (size, -1)), _unfold_grad(grads, *pairs[0], size)), (0, 0)
+    return _unfold_grad(out, *pairs[0], size), 0
 
 
 def _leading(x: Tensor, dim: int | None, size: int) -> Tensor:
@@ -42,18 +38,17 @@ def _fold(x: Tensor, dim: int | None, size: int) -> Tensor:
     return _leading(x, dim, size).flatten(0, 1)
 
 
-def _fold_table(table: Tensor, dim: int | None, x: Tensor, size: int) -> Tensor:
-    """A table, batched or not, to (size·N, C, R+1) for x (size·N, C, H, W)."""
-    table = _leading(table, dim, size)
-    if table.dim() == 3:
-        table = table[:, None]
-    return table.expand(size, x.shape[0] // size, x.shape[1], -1).flatten(0, 1)
+def _fold_tables(t: Tensor, dim: int | None, x: Tensor, size: int) -> Tensor:
+    """(2, 1|C, R+1) or (2, N, C, R+1), batched or not, to (2, size·N, C, R+1) for x (size·N, …)."""
+    t = _leading(t, dim, size)
+    if t.dim() == 4:
+        t = t[:, :, None]
+    n, c = x.shape[0] // size, x.shape[1]
+    return t.expand(size, 2, n, c, -1).transpose(0, 1).flatten(1, 2)
 
 
-def _unfold_grad(grad: Tensor, table: Tensor, dim: int | None, size: int) -> Tensor:
-    """(size·N, C, R+1) to (size, *shape of the table)."""
-    shape = _leading(table, dim, size).shape
-    grad = grad.unflatten(0, (size, -1))
-    if len(shape) == 3:
-        return grad.sum(1).sum_to_size(shape)
-    return grad.sum_to_size(shape)
+def _unfold_grad(grad: Tensor, t: Tensor, dim: int | None, size: int) -> Tensor:
+    """(2, size·N, C, R+1) to (size, *shape of t)."""
+    shape = _leading(t, dim, size).shape
+    grad = grad.unflatten(1, (size, -1)).transpose(0, 1)
+    return (grad.sum(2) if len(shape) == 4 else grad).sum_to_size(shape)

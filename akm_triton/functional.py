@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from importlib.util import find_spec
 from types import ModuleType
@@ -18,6 +17,7 @@ from akm_triton.backend import torch as plain
 from akm_triton.borders import BORDERS
 
 BACKENDS = ("triton", "torch")
+HAS_TRITON = find_spec("triton") is not None
 
 
 def check_options(gaussian: str, border: str, truncate: float | None, max_radius: int) -> None:
@@ -60,11 +60,6 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
 
 
-@functools.cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     """The backend asked for, or the one that serves z."""
     asked = backend or os.environ.get("AKM_BACKEND") or None
@@ -74,7 +69,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     if asked == "torch" or (asked is None and not z.is_cuda):
         return plain
     refusal: Exception | None = None
-    if not _has_triton():
+    if not HAS_TRITON:
         refusal = ImportError("backend 'triton' needs the package triton; pip install triton")
     elif z.dtype == torch.float64:
         refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")

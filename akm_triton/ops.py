@@ -1,15 +1,17 @@
 """The ops, closed under differentiation, and the tap tables they take.
 
-Everything is the multilinear form F(g, z; a, b) = <g, T(a) z T(b)ᵀ>. ``blur`` is ∂F/∂g (its adjoint
-∂F/∂z), ``tap_grads`` is ∂F/∂(a, b), and ``blur_backward`` both at once. F is linear in each
-argument, so a derivative of any of them, forward or reverse, is the same ops with a tangent or a
-cotangent in the place of the argument it differentiates: no order of derivative needs another.
+With tables t = [a, b], everything is the form F(g, z; t) = <g, T(a) z T(b)ᵀ>, linear in g, z, a and
+b. ``blur`` is ∂F/∂g (its adjoint ∂F/∂z), ``tap_grads`` is ∂F/∂t, ``blur_backward`` is ∂F/∂(z, t),
+and ``blur_pair``, T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, is the derivative of ``blur`` by t along v = [c, d].
+A derivative of any of them, forward or reverse, is the same ops with a tangent or a cotangent in
+the place of what it differentiates: no order of derivative needs another.
+
+Shapes: maps (N, C, H, W); t and v (2, 1|C, R+1) or (2, N, C, R+1), centre tap first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,10 +30,15 @@ from akm_triton.registration import register
 Maybe = Tensor | None
 
 
-def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, backend: str) -> Tensor:
-    """T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b): z (N, C, H, W); a, b (1|C, R+1) or (N, C, R+1)."""
-    adjoint = adjoint and border not in SELF_ADJOINT
-    result: Tensor = _blur(z, a, b, border, adjoint, backend)
+def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str) -> Tensor:
+    """T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b)."""
+    result: Tensor = _blur(z, t, border, adjoint and border not in SELF_ADJOINT, backend)
+    return result
+
+
+def blur_pair(z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool, backend: str) -> Tensor:
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint."""
+    result: Tensor = _blur_pair(z, t, v, border, adjoint and border not in SELF_ADJOINT, backend)
     return result
 
 
@@ -40,17 +47,20 @@ def _sum(*terms: Maybe) -> Maybe:
     return sum(present[1:], present[0]) if present else None
 
 
-def _or_zeros(x: Maybe, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if x is None else x
-
-
 def _backend(name: str) -> ModuleType:
     return import_module(f"akm_triton.backend.{name}")
 
 
-def _run(function: str, *args: Any) -> Any:
-    """Call the function of the backend that the last argument names."""
-    return getattr(_backend(args[-1]), function)(*args[:-1])
+def _kernel(function: str, maps: int, tables: int) -> Callable[..., Any]:
+    """Call the function of the backend that the last argument names, on (maps, tables, *options)
+    with each pair of tables apart."""
+
+    def run(*args: Any) -> Any:
+        count = maps + tables
+        apart = [table for pair in args[maps:count] for table in pair.unbind(0)]
+        return getattr(_backend(args[-1]), function)(*args[:maps], *apart, *args[count:-1])
+
+    return run
 
 
 def _decomposes(z: Tensor, *args: Any) -> bool:
@@ -70,123 +80,131 @@ def _like(z: Tensor) -> Tensor:
 def _blur_vjp(
     needs: Any, tensors: Any, border: str, adjoint: bool, backend: str, g: Maybe
 ) -> tuple[Maybe, ...]:
-    z, a, b = tensors
+    z, t = tensors
+    if g is None:
+        return None, None
+    if all(needs) and not adjoint:
+        fused: tuple[Tensor, ...] = blur_backward(g, z, t, border, backend)
+        return fused
+    dz = blur(g, t, border, not adjoint, backend) if needs[0] else None
+    left, right = (z, g) if adjoint else (g, z)  # <g, T(a)ᵀ z T(b)> = F(z, g)
+    return dz, tap_grads(left, right, t, border, backend) if needs[1] else None
+
+
+def _blur_pair_vjp(
+    needs: Any, tensors: Any, border: str, adjoint: bool, backend: str, g: Maybe
+) -> tuple[Maybe, ...]:
+    z, t, v = tensors
     if g is None:
         return None, None, None
-    if not any(needs[1:]):
-        return blur(g, a, b, border, not adjoint, backend), None, None
-    if needs[0] and not adjoint:
-        fused: tuple[Tensor, ...] = _blur_backward(g, z, a, b, border, backend)
-        return fused
-    left, right = (z, g) if adjoint else (g, z)  # <g, T(a)ᵀ z T(b)> = F(z, g)
-    da, db = _tap_grads(left, right, a, b, border, backend)
-    return blur(g, a, b, border, not adjoint, backend) if needs[0] else None, da, db
+    dz = blur_pair(g, t, v, border, not adjoint, backend) if needs[0] else None
+    left, right = (z, g) if adjoint else (g, z)
+    dt = tap_grads(left, right, v, border, backend) if needs[1] else None
+    dv = tap_grads(left, right, t, border, backend) if needs[2] else None
+    return dz, dt, dv
 
 
 def _blur_backward_vjp(
-    needs: Any, tensors: Any, border: str, backend: str, vz: Maybe, va: Maybe, vb: Maybe
+    needs: Any, tensors: Any, border: str, backend: str, vz: Maybe, vt: Maybe
 ) -> tuple[Maybe, ...]:
-    g, z, a, b = tensors
-    terms: list[list[Maybe]] = [[], [], [], []]
+    g, z, t = tensors
+    dg, dz, dt = [], [], []
     if vz is not None:
-        terms[0].append(blur(vz, a, b, border, False, backend))
-        da, db = _tap_grads(g, vz, a, b, border, backend)
-        terms[2].append(da)
-        terms[3].append(db)
-    for x, y in ((va, b), (a, vb)):
-        if x is not None and y is not None:
-            terms[0].append(blur(z, x, y, border, False, backend))
-            terms[1].append(blur(g, x, y, border, True, backend))
-    if va is not None or vb is not None:
-        # ∂F/∂a sees b only and ∂F/∂b sees a only
-        da, db = _tap_grads(g, z, _or_zeros(va, a), _or_zeros(vb, b), border, backend)
-        terms[2].append(da)
-        terms[3].append(db)
-    return tuple(_sum(*term) for term in terms)
+        dg.append(blur(vz, t, border, False, backend))
+        dt.append(tap_grads(g, vz, t, border, backend))
+    if vt is not None:
+        dg.append(blur_pair(z, t, vt, border, False, backend))
+        dz.append(blur_pair(g, t, vt, border, True, backend))
+        dt.append(tap_grads(g, z, vt, border, backend))
+    return _sum(*dg), _sum(*dz), _sum(*dt)
 
 
 def _tap_grads_vjp(
-    needs: Any, tensors: Any, border: str, backend: str, va: Maybe, vb: Maybe
+    needs: Any, tensors: Any, border: str, backend: str, vt: Maybe
 ) -> tuple[Maybe, ...]:
-    return _blur_backward_vjp(needs, tensors, border, backend, None, va, vb)
+    return _blur_backward_vjp(needs, tensors, border, backend, None, vt)
 
 
 # Forward mode: (tangents, tensors, *options) to the tangents of the results.
 
 
 def _blur_jvp(tangents: Any, tensors: Any, border: str, adjoint: bool, backend: str) -> Maybe:
-    z, a, b = tensors
-    dz, da, db = tangents
-    varied = ((dz, a, b), (z, da, b), (z, a, db))
+    (dz, dt), (z, t) = tangents, tensors
+    options = border, adjoint, backend
     return _sum(
-        *(
-            blur(*args, border, adjoint, backend)
-            for args in varied
-            if all(x is not None for x in args)
-        )
+        None if dz is None else blur(dz, t, *options),
+        None if dt is None else blur_pair(z, t, dt, *options),
     )
 
 
-def _tap_grads_jvp(tangents: Any, tensors: Any, border: str, backend: str) -> tuple[Tensor, ...]:
-    """∂F/∂a is linear in (g, z, b) and ∂F/∂b in (g, z, a)."""
-    g, z, a, b = tensors
-    dg, dz, da, db = tangents
-    ta, tb = torch.zeros_like(a), torch.zeros_like(b)
-    varied = [(dg, z, a, b), (g, dz, a, b)]
-    if da is not None or db is not None:
-        varied.append((g, z, _or_zeros(da, a), _or_zeros(db, b)))
-    for args in varied:
-        if all(x is not None for x in args):
-            more_a, more_b = _tap_grads(*args, border, backend)
-            ta, tb = ta + more_a, tb + more_b
-    return ta, tb
+def _blur_pair_jvp(tangents: Any, tensors: Any, *options: Any) -> Maybe:
+    (dz, dt, dv), (z, t, v) = tangents, tensors
+    varied = ((dz, t, v), (z, dt, v), (z, t, dv))
+    return _sum(*(blur_pair(*x, *options) for x in varied if all(y is not None for y in x)))
+
+
+def _tap_grads_jvp(tangents: Any, tensors: Any, *options: Any) -> Maybe:
+    (dg, dz, dt), (g, z, t) = tangents, tensors
+    varied = ((dg, z, t), (g, dz, t), (g, z, dt))
+    return _sum(*(tap_grads(*x, *options) for x in varied if all(y is not None for y in x)))
 
 
 def _blur_backward_jvp(
     tangents: Any, tensors: Any, border: str, backend: str
-) -> tuple[Tensor, ...]:
-    (g, z, a, b), (dg, _, da, db) = tensors, tangents
-    tz = _blur_jvp((dg, da, db), (g, a, b), border, border not in SELF_ADJOINT, backend)
-    return _or_zeros(tz, z), *_tap_grads_jvp(tangents, tensors, border, backend)
+) -> tuple[Tensor, Maybe]:
+    (g, z, t), (dg, _, dt) = tensors, tangents
+    adjoint = border not in SELF_ADJOINT
+    tz = _blur_jvp((dg, dt), (g, t), border, adjoint, backend)
+    tz = torch.zeros_like(z) if tz is None else tz
+    return tz, _tap_grads_jvp(tangents, tensors, border, backend)
 
 
-_MAPS = "Tensor g, Tensor z, Tensor a, Tensor b, str border, str backend"
+_OPTIONS = "str border, bool adjoint, str backend"
 _blur: Callable[..., Any] = register(
-    "blur_r1(Tensor z, Tensor a, Tensor b, str border, bool adjoint, str backend) -> Tensor",
-    partial(_run, "blur"),
-    fake=lambda z, a, b, *options: _like(z),
+    f"blur_r1(Tensor z, Tensor t, {_OPTIONS}) -> Tensor",
+    _kernel("blur", 1, 1),
+    fake=lambda z, *others: _like(z),
     backward=_blur_vjp,
     jvp=_blur_jvp,
-    vmap=lambda *args: batching.blur(_blur, *args),
+    vmap=lambda *args: batching.folded(_blur, 1, 1, *args),
     decomposes=_decomposes,
 )
-_blur_backward: Callable[..., Any] = register(
-    f"blur_backward_r1({_MAPS}) -> (Tensor, Tensor, Tensor)",
-    partial(_run, "blur_backward"),
-    fake=lambda g, z, a, b, *options: (_like(z), torch.empty_like(a), torch.empty_like(b)),
+_blur_pair: Callable[..., Any] = register(
+    f"blur_pair_r1(Tensor z, Tensor t, Tensor v, {_OPTIONS}) -> Tensor",
+    _kernel("blur_pair", 1, 2),
+    fake=lambda z, *others: _like(z),
+    backward=_blur_pair_vjp,
+    jvp=_blur_pair_jvp,
+    vmap=lambda *args: batching.folded(_blur_pair, 1, 2, *args),
+    decomposes=_decomposes,
+)
+blur_backward: Callable[..., Any] = register(
+    "blur_backward_r1(Tensor g, Tensor z, Tensor t, str border, str backend) -> (Tensor, Tensor)",
+    _kernel("blur_backward", 2, 1),
+    fake=lambda g, z, t, *options: (_like(z), torch.empty_like(t)),
     backward=_blur_backward_vjp,
     jvp=_blur_backward_jvp,
-    vmap=lambda *args: batching.grads(_blur_backward, *args),
+    vmap=lambda *args: batching.folded(blur_backward, 2, 1, *args),
     decomposes=_decomposes,
 )
-_tap_grads: Callable[..., Any] = register(
-    f"tap_grads_r1({_MAPS}) -> (Tensor, Tensor)",
-    partial(_run, "tap_grads"),
-    fake=lambda g, z, a, b, *options: (torch.empty_like(a), torch.empty_like(b)),
+tap_grads: Callable[..., Any] = register(
+    "tap_grads_r1(Tensor g, Tensor z, Tensor t, str border, str backend) -> Tensor",
+    _kernel("tap_grads", 2, 1),
+    fake=lambda g, z, t, *options: torch.empty_like(t),
     backward=_tap_grads_vjp,
     jvp=_tap_grads_jvp,
-    vmap=lambda *args: batching.grads(_tap_grads, *args),
+    vmap=lambda *args: batching.folded(tap_grads, 2, 1, *args),
     decomposes=_decomposes,
 )
 
 
 def tables(
     r: Tensor, s: Tensor | None, max_radius: int, gaussian: str, truncate: float | None
-) -> tuple[Tensor, Tensor]:
-    """(a, b) = (sigmoid(s) k(|r|), k(|r|)) with shape r.shape + (R+1,), in plain torch."""
+) -> Tensor:
+    """[a, b] = [sigmoid(s) k(|r|), k(|r|)] of shape (2, *r.shape, R+1), in plain torch."""
     k = gaussian_taps(r, max_radius, gaussian=gaussian, truncate=truncate)
     a = k if s is None else torch.sigmoid(s.to(k))[..., None] * k
-    return a, k
+    return torch.stack([a, k])
 
 
 class _FusedTables(Function):
@@ -202,18 +220,18 @@ class _FusedTables(Function):
         ctx.save_for_backward(r, s)
 
     @staticmethod
-    def backward(ctx: Any, da: Tensor, db: Tensor) -> Any:
+    def backward(ctx: Any, grads: Tensor) -> Any:
         r, s = ctx.saved_tensors
         if torch.is_grad_enabled():  # a higher order is wanted: differentiate the torch form
             of = [x for x in (r, s) if x is not None and x.requires_grad]
             found = iter(
                 torch.autograd.grad(
-                    tables(r, s, *ctx.options), of, (da, db), create_graph=True, allow_unused=True
+                    tables(r, s, *ctx.options), of, grads, create_graph=True, allow_unused=True
                 )
             )
             dr, ds = (next(found) if x is not None and x.requires_grad else None for x in (r, s))
         else:
-            dr, ds = ctx.backend.tables_grad(r, s, da, db, *ctx.options)
+            dr, ds = ctx.backend.tables_grad(r, s, grads, *ctx.options)
         return dr, ds, None, *[None] * len(ctx.options)
 
 
@@ -221,8 +239,6 @@ def modulate(
     z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: ModuleType, *options: Any
 ) -> Tensor:
     """sigmoid(s) · (G(|r|) ∗ z); r, s of one shape (1|C,) or (N, C); options as ``tables``."""
-    if hasattr(backend, "tables") and not in_transform():
-        a, b = _FusedTables.apply(r, s, backend, *options)
-    else:
-        a, b = tables(r, s, *options)
-    return blur(z, a, b, border, False, backend.__name__.rpartition(".")[2])
+    fused = hasattr(backend, "tables") and not in_transform()
+    t = _FusedTables.apply(r, s, backend, *options) if fused else tables(r, s, *options)
+    return blur(z, t, border, False, backend.__name__.rpartition(".")[2])

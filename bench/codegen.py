@@ -113,7 +113,7 @@ def launches(
             backend.tables(r, r, radius, "discrete", None)
             backend.blur(z, table, table, border, False)
             backend.blur_backward(z, z, table, table, border)
-            backend.tables_grad(r, r, table, table, radius, "discrete", None)
+            backend.tables_grad(r, r, torch.stack([table, table]), radius, "discrete", None)
     return found
 
 

@@ -233,7 +233,7 @@ def grad_kernel(
     dz_ptr, dz_stride_n, DZ_STRIDES: tl.constexpr,
     a_ptr, a_stride_n, a_stride_c,
     b_ptr, b_stride_n, b_stride_c,
-    partial_ptr,
+    da_ptr, db_ptr,
     N, C, splits,
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
     NEED_DZ: tl.constexpr, NEED_DA: tl.constexpr, NEED_DB: tl.constexpr,
@@ -246,7 +246,7 @@ def grad_kernel(
 
     With w = T(a)ᵀ g and u = z T(b)ᵀ: dz = w T(b), ∂F/∂T_b = wᵀ z, ∂F/∂T_a = g uᵀ. The last two
     stay in the dots' accumulators over all planes of the program, and their diagonals are summed
-    once at the end into partial (splits, segments · strips, tables, C, RADIUS + 1).
+    once at the end into da and db, each (splits, segments · strips, C, RADIUS + 1).
     ∂F/∂a needs OUT_W = BLOCK_W; alone, it is ∂F/∂b with rows and columns exchanged.
     """
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
@@ -265,7 +265,8 @@ def grad_kernel(
     z_ptr += c.to(tl.int64) * Z_STRIDES[1]
     dz_ptr += c.to(tl.int64) * DZ_STRIDES[1]
     tile = (split * SEGMENTS + segment) * STRIPS + strip
-    partial_ptr += (tile.to(tl.int64) * (NEED_DA + NEED_DB) * C + c) * (RADIUS + 1)
+    da_ptr += (tile.to(tl.int64) * C + c) * (RADIUS + 1)
+    db_ptr += (tile.to(tl.int64) * C + c) * (RADIUS + 1)
     c = tl.minimum(c, C - 1)
     split = split.to(tl.int64)
     a_ptr += split * a_stride_n + c * a_stride_c
@@ -407,10 +408,10 @@ def grad_kernel(
             da += gathered(da_above, i - n + BLOCK_H, (n > 0) & (i - n < 0))
         if DTYPE != tl.float32:
             da *= b_scale
-        tl.store(partial_ptr + n, da, mask=mask_n)
+        tl.store(da_ptr + n, da, mask=mask_n)
     if NEED_DB:
         origin = tl.min(out, 0)
         db = tap_sums(db, k, n, origin, start, end, W, "band" if WRAP else BORDER)
         if DTYPE != tl.float32:
             db *= a_scale
-        tl.store(partial_ptr + NEED_DA * C * (RADIUS + 1) + n, db, mask=mask_n)
+        tl.store(db_ptr + n, db, mask=mask_n)

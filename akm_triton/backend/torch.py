@@ -22,24 +22,29 @@ def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) ->
     return products.blur(z, a, b, border, adjoint)
 
 
-def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
-    """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b."""
-    if _convolves(z, a, b, border, grads=True):
-        x, g, la, lb = _lifted(z, g, a, b)
-        da, db = convolution.tap_grads(g, x, la, lb, border)
-        return da.to(a.dtype), db.to(b.dtype)
-    return products.tap_grads(g, z, a, b, border)
+def blur_pair(
+    z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool = False
+) -> Tensor:
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint."""
+    return blur(z, a, d, border, adjoint) + blur(z, c, b, border, adjoint)
 
 
-def blur_backward(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b)."""
+def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
+    """[∂F/∂a, ∂F/∂b] of F = ⟨g, T(a) z T(b)ᵀ⟩, (2, *a.shape); a and b of one shape."""
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
-        dz, da, db = convolution.blur_backward(g, x, la, lb, border)
-        return format_as(z, dz), da.to(a.dtype), db.to(b.dtype)
-    return products.blur_backward(g, z, a, b, border)
+        return torch.stack(convolution.tap_grads(g, x, la, lb, border)).to(a.dtype)
+    return torch.stack(products.tap_grads(g, z, a, b, border))
+
+
+def blur_backward(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b)."""
+    if _convolves(z, a, b, border, grads=True):
+        x, g, la, lb = _lifted(z, g, a, b)
+        dz, *grads = convolution.blur_backward(g, x, la, lb, border)
+        return format_as(z, dz), torch.stack(grads).to(a.dtype)
+    dz, *grads = products.blur_backward(g, z, a, b, border)
+    return dz, torch.stack(grads)
 
 
 def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from typing import Any
 
 import torch
@@ -127,86 +128,87 @@ def _splits(
     return config.splits(problem.n, programs, device)
 
 
-def _reduce(partial: Tensor, tables: list[Tensor]) -> list[Tensor]:
-    """Sum partial (splits, tiles, len(tables), C, R+1) to the shapes of the tables."""
-    shapes = {table.shape for table in tables}
-    if len(shapes) > 1:
-        return [_reduce(partial[:, :, i : i + 1], [t])[0] for i, t in enumerate(tables)]
-    (shape,) = shapes
-    over = [1] if len(shape) == 3 else [0, 1]
-    if shape[-2] == 1:
-        over.append(3)
-    if any(partial.shape[dim] > 1 for dim in over):
-        partial = partial.sum(over, keepdim=True)
-    return [x.reshape(shape) for x in partial.unbind(2)]
+def blur_pair(
+    z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool
+) -> Tensor:
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint."""
+    return blur(z, a, d, border, adjoint) + blur(z, c, b, border, adjoint)
 
 
 def blur_backward(
     g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, passes: list[Pass] | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(∂F/∂z, ∂F/∂a, ∂F/∂b) of F = <g, T(a) z T(b)ᵀ>: one launch where the tiles are small enough,
-    and one for the sum of its partials."""
-    dz, da, db = _grads(g, z, a, b, border, True, passes)
-    assert dz is not None
-    return dz, da, db
+) -> tuple[Tensor, Tensor]:
+    """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = <g, T(a) z T(b)ᵀ>, a and b of one shape: one launch where the
+    tiles are small enough, and one for the sum of its partials."""
+    gx, zx = _interpretable(g, z)
+    dz = _empty_like(zx)
+    grads = _grads(gx, zx, dz, a, b, border, passes)
+    return dz.to(z.dtype), grads
 
 
 def tap_grads(
     g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, passes: list[Pass] | None = None
-) -> tuple[Tensor, Tensor]:
-    """(∂F/∂a, ∂F/∂b) alone."""
-    return _grads(g, z, a, b, border, False, passes)[1:]
+) -> Tensor:
+    """[∂F/∂a, ∂F/∂b] alone."""
+    gx, zx = _interpretable(g, z)
+    return _grads(gx, zx, None, a, b, border, passes)
 
 
 def _grads(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, need_dz: bool,
+    g: Tensor, z: Tensor, dz: Tensor | None, a: Tensor, b: Tensor, border: str,
     passes: list[Pass] | None,
-) -> tuple[Tensor | None, Tensor, Tensor]:  # fmt: skip
-    gx, zx = _interpretable(g, z)
-    dz = _empty_like(zx) if need_dz else None
-    grads = {"a": torch.zeros_like(a), "b": torch.zeros_like(b)} if z.numel() == 0 else {}
+) -> Tensor:  # fmt: skip
+    """Write dz, where it is given, and return the gradients of both tables, (2, *a.shape)."""
+    tables = torch.zeros if z.numel() == 0 else torch.empty
+    grads = tables((2, *a.shape), dtype=torch.float32, device=z.device)
     if z.numel() > 0:
-        problem, device = _problem(zx, a, border), describe(z.device)
-        for step in passes or config.for_grad(problem, device, need_dz):
+        problem, device = _problem(z, a, border), describe(z.device)
+        for step in passes or config.for_grad(problem, device, dz is not None):
             if step.da or step.db:
-                grads |= _launch_grad(gx, zx, dz, a, b, problem, device, step)
+                _launch_grad(g, z, dz, a, b, grads, problem, device, step)
             elif dz is not None:
-                _launch_blur(gx, dz, a, b, True, problem, device, step.config)
-    return None if dz is None else dz.to(z.dtype), grads["a"], grads["b"]
+                _launch_blur(g, dz, a, b, True, problem, device, step.config)
+    return grads
 
 
 def _launch_grad(
-    g: Tensor, z: Tensor, dz: Tensor | None, a: Tensor, b: Tensor,
+    g: Tensor, z: Tensor, dz: Tensor | None, a: Tensor, b: Tensor, grads: Tensor,
     problem: Problem, device: Device, step: Pass,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Run one pass; dz is written in place, the gradients of the tables it names are returned."""
-    cfg, tables = step.config, {"a": a, "b": b}
-    written = [name for name in tables if getattr(step, f"d{name}")]
+) -> None:  # fmt: skip
+    """Run one pass, which writes dz and the gradients of the tables that it names."""
+    cfg = step.config
+    out = grads[0 if step.da else 1 : 2 if step.db else 1]
     programs = cfg.programs(problem.c)
     splits = _splits(z, a, b, problem, programs, device)
-    partial = torch.empty(
-        (splits, cfg.strips * cfg.segments, len(written), problem.c, problem.radius + 1),
-        dtype=torch.float32, device=z.device,
-    )  # fmt: skip
+    shape = (len(out), splits, cfg.strips * cfg.segments, problem.c, problem.radius + 1)
+    whole = math.prod(shape) == out.numel()  # no partials to sum
+    partial = out if whole else out.new_empty(shape)
     need_da, need_db = step.da, step.db
     if step.transposed:
         problem, g, z = problem.transposed, g.mT, z.mT
         a, b, need_da, need_db = b, a, need_db, need_da
-    out = dz if dz is not None and step.dz else z  # z is not written
+    written = dz if dz is not None and step.dz else z  # z is not written
     _launch(
         kernels.grad_kernel, programs * splits,
         g, *_strides(g),
         z, *_strides(z),
-        out, *_strides(out),
+        written, *_strides(written),
         *_rows(a),
         *_rows(b),
-        partial,
+        partial[0], partial[-1],
         z.shape[0], problem.c, splits,
         H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
         NEED_DZ=step.dz, NEED_DA=need_da, NEED_DB=need_db,
         **_tiles(cfg), PRECISION=_precision(z.dtype),
     )  # fmt: skip
-    return dict(zip(written, _reduce(partial, [tables[name] for name in written]), strict=True))
+    if whole:
+        return
+    if out.dim() == 4:  # tables of the sample
+        torch.sum(partial, 2, out=out)
+    elif out.shape[1] > 1:
+        torch.sum(partial, [1, 2], out=out)
+    else:
+        torch.sum(partial.flatten(1, 3), 1, keepdim=True, out=out)
 
 
 def _window(
@@ -222,27 +224,26 @@ def _window(
 
 def tables(
     r: Tensor, s: Tensor | None, max_radius: int, gaussian: str, truncate: float | None
-) -> tuple[Tensor, Tensor]:
-    """(a, b) = (sigmoid(s) k(|r|), k(|r|)), float32, r.shape + (R+1,): one launch."""
+) -> Tensor:
+    """[a, b] = [sigmoid(s) k(|r|), k(|r|)], float32, (2, *r.shape, R+1): one launch."""
     r = r.contiguous()
-    a = r.new_empty((*r.shape, max_radius + 1), dtype=torch.float32)
-    b = torch.empty_like(a)
+    found = r.new_empty((2, *r.shape, max_radius + 1), dtype=torch.float32)
     if r.numel() == 0:
-        return a, b
+        return found
     _launch(
         tap_kernels.tables_kernel, r.numel(),
         *_interpretable(r, r if s is None else s.contiguous()),
-        a, b,
+        found[0], found[1],
         **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
     )  # fmt: skip
-    return a, b
+    return found
 
 
 def tables_grad(
-    r: Tensor, s: Tensor | None, da: Tensor, db: Tensor,
+    r: Tensor, s: Tensor | None, grads: Tensor,
     max_radius: int, gaussian: str, truncate: float | None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """(dr, ds) from the gradients of both tables: one launch."""
+    """(dr, ds) from the gradients of both tables, (2, *r.shape, R+1): one launch."""
     r = r.contiguous()
     dr = torch.empty_like(r, dtype=torch.float32 if INTERPRET else r.dtype)
     ds = None if s is None else torch.empty_like(dr)
@@ -250,7 +251,7 @@ def tables_grad(
         _launch(
             tap_kernels.tables_grad_kernel, r.numel(),
             *_interpretable(r, r if s is None else s.contiguous()),
-            da.contiguous(), db.contiguous(),
+            *grads.contiguous(),
             dr, dr if ds is None else ds,
             **_window(max_radius, gaussian, truncate, r.device),
             GATED=s is not None, num_warps=4,

@@ -1,0 +1,317 @@
+"""What PyTorch can do to ops and layer: derivatives, torch.func, torch.compile, export."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.func import functional_call, grad, vmap
+
+import akm_triton as akm
+from akm_triton.borders import BORDERS
+from akm_triton.gaussian import FAMILIES
+from tests.capabilities import CAPABILITIES, OPS, SHAPE, PlainConv2d, check, op, table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", OPS)
+def test_capability(name: str, capability: str) -> None:
+    check(name, capability, "torch", torch.float64, 1e-9)
+
+
+def test_readme_prints_the_table() -> None:
+    assert table() in (ROOT / "README.md").read_text()
+
+
+# Derivatives where σ is special.
+
+
+def special(seed: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    """z of a random shape, and r at 0, beside 1/3, at 1, and above the window."""
+    generator = torch.Generator().manual_seed(seed)
+    n, h, w, radius = (
+        int(torch.randint(1, high, (), generator=generator)) for high in (3, 6, 6, 5)
+    )
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    below, above = torch.nextafter(third, third - 1), torch.nextafter(third, third + 1)
+    r = torch.stack([0 * third, below, above, 3 * third, 0 * third + radius + 2.5])
+    z = torch.randn(n, 5, h, w, generator=generator, dtype=torch.float64)
+    s = torch.randn(5, generator=generator, dtype=torch.float64)
+    return z, r, s, radius
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("gaussian", FAMILIES)
+@pytest.mark.parametrize("border", BORDERS)
+def test_gradients_at_special_sigmas(border: str, gaussian: str, seed: int) -> None:
+    """Three orders by finite differences, at random shapes."""
+    z, r, s, radius = special(2 * BORDERS.index(border) + seed)
+    inputs = tuple(x.requires_grad_() for x in (z, r, s))
+
+    def call(*x: Tensor) -> Tensor:
+        return akm.modulate(*x, border=border, gaussian=gaussian, max_radius=radius)
+
+    def third(r: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(call(z, r, s).pow(3).sum(), (r, s), create_graph=True)
+        return torch.autograd.grad(sum(x.square().sum() for x in first), (r, s), create_graph=True)
+
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(third, inputs[1:])
+
+
+# The ops as PyTorch's own test sees them.
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", OPS[:4])
+def test_opcheck(name: str, channels_last: bool) -> None:
+    args = op(name, "torch", torch.float32)[2]
+    if channels_last:
+        is_map = [x.shape == SHAPE for x in args]
+        pairs = zip(args, is_map, strict=True)
+        args = [x.to(memory_format=torch.channels_last) if m else x for x, m in pairs]
+    args = [x.detach().requires_grad_() for x in args]
+    direction = [False] if name in ("blur", "blur_pair") else []
+    options = ["symmetric", *direction, "torch"]
+    overload = getattr(torch.ops.akm_triton, name + "_r1").default
+    torch.library.opcheck(overload, (*args, *options))
+
+
+# MAML: three inner steps with functional_call, their result differentiated.
+
+
+def adapted_loss(
+    module: nn.Module, parameters: dict[str, Tensor], images: Tensor, targets: Tensor
+) -> Tensor:
+    def loss(parameters: dict[str, Tensor], which: int) -> Tensor:
+        y = functional_call(module, parameters, images[which])
+        return (y - targets[which]).square().mean()
+
+    for _ in range(3):
+        grads = grad(loss)(parameters, 0)  # on the support set
+        parameters = {name: p - 0.1 * grads[name] for name, p in parameters.items()}
+    return loss(parameters, 1)  # on the query set
+
+
+def tasks() -> tuple[akm.AKMConv2d, dict[str, Tensor], Tensor, Tensor]:
+    torch.manual_seed(0)
+    layer = akm.AKMConv2d(2, 3, 3, padding=1, max_radius=3, border="reflect").double()
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    images = torch.randn(4, 2, 2, 2, 6, 5, dtype=torch.float64)  # task, support or query, …
+    return layer, parameters, images, torch.randn(4, 2, 2, 3, 6, 5, dtype=torch.float64)
+
+
+def test_maml_over_tasks() -> None:
+    """vmapped = looped = the composition of plain operators."""
+    layer, parameters, images, targets = tasks()
+
+    def of_all(module: nn.Module) -> Callable[..., Tensor]:
+        def meta_loss(parameters: dict[str, Tensor]) -> Tensor:
+            run = vmap(lambda x, y: adapted_loss(module, parameters, x, y))
+            return run(images, targets).mean()
+
+        return meta_loss
+
+    def looped(parameters: dict[str, Tensor]) -> Tensor:
+        each = zip(images, targets, strict=True)
+        return torch.stack([adapted_loss(layer, parameters, x, y) for x, y in each]).mean()
+
+    wanted = grad(looped)(parameters)
+    for meta_loss in (of_all(layer), of_all(PlainConv2d(layer).double())):
+        found = grad(meta_loss)(parameters)
+        for name, want in wanted.items():
+            assert want.abs().max() > 0
+            torch.testing.assert_close(found[name], want, rtol=1e-9, atol=1e-12)
+
+
+# torch.compile and export.
+
+
+@pytest.mark.parametrize(
+    ("radius", "border", "memory_format"),
+    [
+        (1, "symmetric", torch.contiguous_format),
+        (4, "symmetric", torch.channels_last),
+        (1, "reflect", torch.channels_last),
+        (4, "replicate", torch.contiguous_format),
+        (1, "circular", torch.contiguous_format),
+        (4, "zeros", torch.channels_last),
+    ],
+)
+def test_inductor(radius: int, border: str, memory_format: torch.memory_format) -> None:
+    """Forward and backward; another batch and another σ compile nothing."""
+    torch._dynamo.reset()
+    counters.clear()
+    layer = akm.AKMConv2d(3, 4, 3, padding=1, max_radius=radius, border=border)
+    compiled = torch.compile(layer, fullgraph=True)
+    for batch in (4, 7):
+        x = torch.randn(batch, 3, 13, 12).contiguous(memory_format=memory_format)
+        torch._dynamo.mark_dynamic(x, 0)
+        with torch.no_grad():
+            layer.r.add_(0.7)
+        y, wanted = compiled(x), layer(x)
+        assert y.stride() == wanted.stride()
+        torch.testing.assert_close(y, wanted)
+        parameters = list(layer.parameters())
+        torch.testing.assert_close(
+            torch.autograd.grad(y.square().mean(), parameters),
+            torch.autograd.grad(wanted.square().mean(), parameters),
+        )
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"] and not counters["recompiles"]
+
+
+def test_inductor_with_every_size_dynamic() -> None:
+    torch._dynamo.reset()
+    layer = akm.AKMConv2d(3, 4, 3, padding=1, max_radius=4)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for shape in ((4, 3, 13, 12), (5, 3, 21, 17)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), layer(x))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(x).square().mean(), layer.r),
+            torch.autograd.grad(layer(x).square().mean(), layer.r),
+        )
+
+
+def test_inductor_sees_what_the_ops_do() -> None:
+    """In the compiled graph there is no op of ours."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    layer = akm.AKMConv2d(3, 4, 3, padding=1, max_radius=4)
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    torch.compile(layer, fullgraph=True, backend=backend)(torch.randn(2, 3, 9, 8)).sum().backward()
+    assert len(graphs) == 2
+    assert not any(
+        "akm_triton" in str(node.target) for graph in graphs for node in graph.graph.nodes
+    )
+
+
+def test_maml_step_inside_compile() -> None:
+    layer, parameters, images, targets = tasks()
+
+    def meta_gradient(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return grad(lambda p: adapted_loss(layer, p, x, y))(parameters)
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(meta_gradient, fullgraph=True, backend="aot_eager")
+    for x, y in zip(images[:2], targets[:2], strict=True):
+        torch.testing.assert_close(compiled(parameters, x, y), meta_gradient(parameters, x, y))
+        parameters = {name: 1.1 * p for name, p in parameters.items()}
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_ahead_of_time_package(tmp_path: Path) -> None:
+    """Exported with a dynamic batch, compiled by AOTInductor, loaded."""
+    model = nn.Sequential(akm.AKMConv2d(3, 4, 3, padding=1, max_radius=4), akm.Modulation2d(4))
+    batch = torch.export.Dim("batch", min=1, max=64)
+    x = torch.randn(4, 3, 12, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own doing
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+        plain = program.run_decompositions()
+        path = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(tmp_path / "model.pt2")
+        )
+        run = torch._inductor.aoti_load_package(path)
+    assert not any("akm_triton" in str(node.target) for node in plain.graph.nodes)
+    for n in (1, 7):
+        x = torch.randn(n, 3, 12, 10)
+        torch.testing.assert_close(run(x), model(x))
+        torch.testing.assert_close(plain.module()(x), model(x))
+
+
+CAPTURE = """
+import torch, triton
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from triton.backends.compiler import GPUTarget
+
+class Driver:
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+    def get_current_device(self): return 0
+    def is_active(self): return True
+    def get_active_torch_device(self): return torch.device("cpu")
+
+triton.runtime.driver.set_active(Driver())
+from akm_triton import ops
+
+env = ShapeEnv()
+mode = FakeTensorMode(shape_env=env)
+def fake(x, *dynamic):
+    sizes = [DimDynamic.DYNAMIC if i in dynamic else DimDynamic.STATIC for i in range(x.dim())]
+    return mode.from_tensor(x, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+
+z = torch.randn(4, 3, 56, 56, dtype=torch.float16, requires_grad=True)
+t = torch.rand(2, 3, 4, requires_grad=True)
+graph = aot_export_joint_simple(
+    lambda z, t: (ops.blur(z, t, "symmetric", False, "triton"),), [fake(z, 0), fake(t)],
+    trace_joint=True,
+)
+nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+launches = [node.kwargs for node in nodes if "triton_kernel_wrapper" in str(node.target)]
+assert not any("akm_triton" in str(node.target) for node in nodes)
+assert [x["tensors_to_clone"] for x in launches] == [["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"]]
+assert not env.guards, env.guards
+"""
+
+
+def test_compiled_graphs_hold_the_triton_kernels() -> None:
+    """With a stand-in for the driver, as nothing is run: one kernel forward and one backward, that
+    write what they were given and no copy of the maps, for any batch."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", CAPTURE], cwd=ROOT, check=True)
+
+
+UNKNOWN = """
+import warnings, torch
+torch.__version__ = "3.0.1"
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    import akm_triton as akm
+assert any("does not know PyTorch 3.0.1" in str(x.message) for x in seen)
+generator = torch.Generator().manual_seed(0)
+z, r, s = (torch.rand(n, generator=generator, dtype=torch.float64) for n in ((1, 2, 4, 3), 2, 2))
+inputs = [x.requires_grad_() for x in (z, r, s)]
+def f(*x): return akm.modulate(*x, max_radius=3)
+assert torch.autograd.gradcheck(f, inputs) and torch.autograd.gradgradcheck(f, inputs)
+compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+found, wanted = (torch.autograd.grad(g(*inputs).square().sum(), inputs) for g in (compiled, f))
+torch.testing.assert_close(found, wanted)
+for forbidden in (
+    lambda: torch.func.jvp(f, tuple(inputs), tuple(inputs)),
+    lambda: torch.func.jacfwd(f)(*inputs),
+    lambda: torch.func.grad(lambda r: f(z, r, s).sum())(r),
+    lambda: torch.compile(lambda *x: torch.func.jvp(f, x, x), backend="eager")(z, r, s),
+):
+    try:
+        forbidden()
+    except (NotImplementedError, RuntimeError):
+        continue
+    raise AssertionError("answered what it cannot know")
+"""
+
+
+def test_a_pytorch_of_unknown_version() -> None:
+    """Public names alone: training, compiled or not, is right; forward mode is never zero."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", UNKNOWN], cwd=ROOT, check=True)
