@@ -1,6 +1,6 @@
 """What the compiler makes of every kernel the rule chooses, read from the machine code. No GPU.
 
-The launches of a forward and a backward are recorded on meta tensors, compiled ahead of time for
+The launches of every order of derivative are recorded on meta tensors, compiled ahead of time for
 each target, and disassembled with the tools in triton's own package.
 """
 
@@ -63,6 +63,7 @@ class Launch:
     @property
     def name(self) -> str:
         outputs = [x for x in ("dz", "da", "db") if self.arguments.get(f"NEED_{x.upper()}")]
+        outputs += ["pair"] if self.arguments.get("PAIR") else []
         return self.kernel.__name__ + (f"({','.join(outputs)})" if outputs else "")
 
 
@@ -88,7 +89,7 @@ def launches(
     target: int,
     border: str = "symmetric",
 ) -> list[Launch]:
-    """The launches of a forward and a backward of (32, 64, *shape), of 132 multiprocessors."""
+    """The launches of all orders of derivative at (32, 64, *shape), of 132 multiprocessors."""
     from akm_triton.backend import kernels, tap_kernels
     from akm_triton.backend import triton as backend
     from akm_triton.backend.config import Device
@@ -113,6 +114,7 @@ def launches(
             backend.tables(r, r, radius, "discrete", None)
             backend.blur(z, table, table, border, False)
             backend.blur_backward(z, z, table, table, border)
+            backend.blur_pair(z, table, table, table, table, border, True)
             backend.tables_grad(r, r, torch.stack([table, table]), radius, "discrete", None)
     return found
 

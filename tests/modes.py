@@ -15,7 +15,11 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.ops: list[str] = []
-        self.bytes: list[int] = []
+        self.made: list[tuple[str, int]] = []
+
+    @property
+    def bytes(self) -> list[int]:
+        return [size for _, size in self.made]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "akm_triton":
@@ -28,5 +32,5 @@ class Watch(TorchDispatchMode):
         given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
         for x in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
-                self.bytes.append(x.untyped_storage().nbytes())
+                self.made.append((self.ops[-1], x.untyped_storage().nbytes()))
         return out

@@ -115,13 +115,14 @@ def _power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def for_blur(problem: Problem, device: Device) -> Config:
-    """The tiles of a forward or adjoint blur."""
+def for_blur(problem: Problem, device: Device, pair: bool = False) -> Config:
+    """The tiles of a forward or adjoint blur, or of a pair of them."""
     if _is_small(problem):
         return _small(problem, device, grads=False)
     if problem.side <= 64 and problem.itemsize == 2 and not problem.channels_last:
         return tile(problem, 1, 64, 64, 4)
-    return _segmented(_streamed(problem, device), problem, device)
+    cfg = (_streamed_pair if pair else _streamed)(problem, device)
+    return _segmented(cfg, problem, device)
 
 
 def for_grad(problem: Problem, device: Device, need_dz: bool) -> list[Pass]:
@@ -192,6 +193,17 @@ def _streamed(problem: Problem, device: Device) -> Config:
     if half:
         return tile(problem, 1, 32, 128 if problem.w > 64 else 64, 8)
     return tile(problem, 1, 32 if problem.wide else 16, 64, 8)
+
+
+def _streamed_pair(problem: Problem, device: Device) -> Config:
+    """As ``_streamed``, with the operands of two blurs on chip."""
+    half = problem.itemsize == 2
+    if problem.channels_last and not problem.wide:
+        return tile(problem, 4, 16, 64, 8, 32) if half else tile(problem, 2, 16, 64, 4, 16)
+    narrow = problem.w <= 64 or problem.border == "circular"
+    if half and not (device.warpgroup or problem.wide or narrow):
+        return tile(problem, 1, 32, 64, 8)
+    return _streamed(problem, device)
 
 
 def _streamed_grad(problem: Problem, device: Device) -> Config:

@@ -118,23 +118,64 @@ def strip_columns(
 
 
 @triton.jit
+def across(
+    b_ptr, read, out, scale,
+    W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
+    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """T(b)ᵀ from the columns read to those computed, or with ADJOINT T(b)."""
+    l, k = rows_of(read, PLANES), columns_of(out, PLANES)
+    if ADJOINT:
+        t = toeplitz(b_ptr, l, k, W, RADIUS, BORDER)
+    else:
+        t = toeplitz(b_ptr, k, l, W, RADIUS, BORDER)
+    return whole_operand(t, l == k, scale, -2, DTYPE)
+
+
+@triton.jit
+def down(
+    a_ptr, rows, scale,
+    H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
+    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """T(a) of a map whose rows are resident, or with ADJOINT T(a)ᵀ."""
+    i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
+    if ADJOINT:
+        t = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
+    else:
+        t = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
+    return whole_operand(t, i == j, scale, -1, DTYPE)
+
+
+@triton.jit
+def product3(above, at, below, u_above, u_at, u_below, PRECISION: tl.constexpr):
+    """A block of rows of T(a) u: block tridiagonal."""
+    y = tl.dot(above, u_above, input_precision=PRECISION)
+    y = tl.dot(at, u_at, y, input_precision=PRECISION)
+    return tl.dot(below, u_below, y, input_precision=PRECISION)
+
+
+@triton.jit
 def blur_kernel(
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
     y_ptr, y_stride_n, Y_STRIDES: tl.constexpr,
     a_ptr, a_stride_n, a_stride_c,
     b_ptr, b_stride_n, b_stride_c,
+    c_ptr, d_ptr,
     N, C, splits,
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
-    ADJOINT: tl.constexpr,
+    ADJOINT: tl.constexpr, PAIR: tl.constexpr,
     PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
     BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
     STRIPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y = T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b)."""
+    """y = T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b); with PAIR plus the same of c and d, which have
+    the strides of a and b."""
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
+    COLUMN_BORDER: tl.constexpr = "band" if WRAP else BORDER
     # Where T is not symmetric its adjoint has no folded form: zeros outside, T by position.
     BY_POSITION: tl.constexpr = ADJOINT and (BORDER == "reflect" or BORDER == "replicate")
     ROW_BORDER: tl.constexpr = "zeros" if BY_POSITION or BLOCKS == 1 else BORDER
@@ -148,6 +189,8 @@ def blur_kernel(
     split = split.to(tl.int64)
     a_ptr += split * a_stride_n + c * a_stride_c
     b_ptr += split * b_stride_n + c * b_stride_c
+    c_ptr += split * a_stride_n + c * a_stride_c
+    d_ptr += split * b_stride_n + c * b_stride_c
 
     rows = tl.arange(0, BLOCK_H)
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
@@ -155,24 +198,23 @@ def blur_kernel(
 
     a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
     b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    l, k = rows_of(columns, PLANES), columns_of(out, PLANES)
-    if ADJOINT:
-        tb = toeplitz(b_ptr, l, k, W, RADIUS, "band" if WRAP else BORDER)
-    else:
-        tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
-    tb = whole_operand(tb, l == k, b_scale, -2, DTYPE)
-
+    tb = across(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
+    if PAIR:
+        c_scale, c_centre = table_rounding(c_ptr, RADIUS, PLANES, DTYPE)
+        d_scale, _ = table_rounding(d_ptr, RADIUS, PLANES, DTYPE)
+        td = across(d_ptr, columns, out, d_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
     if BLOCKS == 1:
-        i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
-        if ADJOINT:
-            ta = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
-        else:
-            ta = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
-        ta = whole_operand(ta, i == j, a_scale, -1, DTYPE)
+        ta = down(a_ptr, rows, a_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
+        if PAIR:
+            tc = down(c_ptr, rows, c_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
     elif not BY_POSITION:
         above, at, below = vertical_operands(
             a_ptr, rows, a_scale, a_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
         )
+        if PAIR:
+            c_above, c_at, c_below = vertical_operands(
+                c_ptr, rows, c_scale, c_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
+            )
 
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
@@ -185,6 +227,12 @@ def blur_kernel(
             y = tl.dot(ta, u, input_precision=PRECISION)
             if DTYPE != tl.float32:
                 y *= a_scale * b_scale
+            if PAIR:
+                u = tl.dot(z, td, input_precision=PRECISION).to(DTYPE)
+                other = tl.dot(tc, u, input_precision=PRECISION)
+                if DTYPE != tl.float32:
+                    other *= c_scale * d_scale
+                y += other
             store_rows(y_n, y, 0, out, Y_STRIDES[2], Y_STRIDES[3], mask_y,
                        H, W, PLANES, BLOCK_H)  # fmt: skip
         else:
@@ -194,9 +242,13 @@ def blur_kernel(
             z = load_rows(z_n, row, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
                           H, W, RADIUS, ROW_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
             u_above = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
+            if PAIR:
+                v_above = tl.dot(z, td, input_precision=PRECISION).to(DTYPE)
             z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
                           H, W, RADIUS, ROW_BORDER, WRAP, PLANES, BLOCK_H)  # fmt: skip
             u_at = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
+            if PAIR:
+                v_at = tl.dot(z, td, input_precision=PRECISION).to(DTYPE)
             for block in range(first, last):
                 row = block * BLOCK_H
                 z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES[2], Z_STRIDES[3], mask_c,
@@ -204,26 +256,29 @@ def blur_kernel(
                 u_below = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
                 if BY_POSITION:
                     above, at, below = vertical_operands(
-                        a_ptr,
-                        row + rows,
-                        a_scale,
-                        a_centre,
-                        BLOCK_H,
-                        H,
-                        RADIUS,
-                        BORDER,
-                        PLANES,
-                        DTYPE,
-                    )
-                y = tl.dot(above, u_above, input_precision=PRECISION)
-                y = tl.dot(at, u_at, y, input_precision=PRECISION)
-                y = tl.dot(below, u_below, y, input_precision=PRECISION)
+                        a_ptr, row + rows, a_scale, a_centre, BLOCK_H,
+                        H, RADIUS, BORDER, PLANES, DTYPE,
+                    )  # fmt: skip
+                y = product3(above, at, below, u_above, u_at, u_below, PRECISION)
                 if DTYPE != tl.float32:
                     y *= a_scale * b_scale
-                store_rows(y_n, y, row, out, Y_STRIDES[2], Y_STRIDES[3], mask_y,
-                           H, W, PLANES, BLOCK_H)  # fmt: skip
                 u_above = u_at
                 u_at = u_below
+                if PAIR:
+                    v_below = tl.dot(z, td, input_precision=PRECISION).to(DTYPE)
+                    if BY_POSITION:
+                        c_above, c_at, c_below = vertical_operands(
+                            c_ptr, row + rows, c_scale, c_centre, BLOCK_H,
+                            H, RADIUS, BORDER, PLANES, DTYPE,
+                        )  # fmt: skip
+                    other = product3(c_above, c_at, c_below, v_above, v_at, v_below, PRECISION)
+                    if DTYPE != tl.float32:
+                        other *= c_scale * d_scale
+                    y += other
+                    v_above = v_at
+                    v_at = v_below
+                store_rows(y_n, y, row, out, Y_STRIDES[2], Y_STRIDES[3], mask_y,
+                           H, W, PLANES, BLOCK_H)  # fmt: skip
 
 
 @triton.jit
@@ -252,6 +307,7 @@ def grad_kernel(
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
+    COLUMN_BORDER: tl.constexpr = "band" if WRAP else BORDER
     BY_POSITION: tl.constexpr = BORDER == "reflect" or BORDER == "replicate"
     Z_BORDER: tl.constexpr = "zeros" if BLOCKS == 1 else BORDER
     G_BORDER: tl.constexpr = "zeros" if BLOCKS == 1 or BY_POSITION else BORDER
@@ -279,13 +335,9 @@ def grad_kernel(
 
     a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
     b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    k, l = rows_of(columns, PLANES), columns_of(out, PLANES)
-    tb = toeplitz(b_ptr, k, l, W, RADIUS, "band" if WRAP else BORDER)
-    tb = whole_operand(tb, k == l, b_scale, -2, DTYPE)
-    i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
+    tb = across(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, True, PLANES, DTYPE)
     if BLOCKS == 1:
-        ta = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
-        ta = whole_operand(ta, i == j, a_scale, -1, DTYPE)  # T(a)ᵀ
+        ta = down(a_ptr, rows, a_scale, H, RADIUS, BORDER, True, PLANES, DTYPE)
     elif not BY_POSITION:
         above, at, below = vertical_operands(
             a_ptr, rows, a_scale, a_centre, BLOCK_H, H, RADIUS, "band", PLANES, DTYPE
@@ -357,20 +409,10 @@ def grad_kernel(
                 if NEED_W:
                     if BY_POSITION:
                         above, at, below = vertical_operands(
-                            a_ptr,
-                            row + rows,
-                            a_scale,
-                            a_centre,
-                            BLOCK_H,
-                            H,
-                            RADIUS,
-                            BORDER,
-                            PLANES,
-                            DTYPE,
-                        )
-                    w = tl.dot(above, g_above, input_precision=PRECISION)
-                    w = tl.dot(at, g, w, input_precision=PRECISION)
-                    w = tl.dot(below, g_below, w, input_precision=PRECISION)
+                            a_ptr, row + rows, a_scale, a_centre, BLOCK_H,
+                            H, RADIUS, BORDER, PLANES, DTYPE,
+                        )  # fmt: skip
+                    w = product3(above, at, below, g_above, g, g_below, PRECISION)
                     w = tl.where(real, w, 0.0).to(DTYPE)
                     g_above = g
                 if NEED_DZ:
@@ -398,6 +440,7 @@ def grad_kernel(
 
     n = columns_of(tl.arange(0, BLOCK_R), PLANES)
     mask_n = mask_c & (n <= RADIUS)
+    i = rows_of(rows, PLANES)
     if NEED_DA:
         if BLOCKS == 1:
             da = tap_sums(da_at, i, n, 0, 0, H, H, BORDER)
@@ -411,7 +454,8 @@ def grad_kernel(
         tl.store(da_ptr + n, da, mask=mask_n)
     if NEED_DB:
         origin = tl.min(out, 0)
-        db = tap_sums(db, k, n, origin, start, end, W, "band" if WRAP else BORDER)
+        k = rows_of(columns, PLANES)
+        db = tap_sums(db, k, n, origin, start, end, W, COLUMN_BORDER)
         if DTYPE != tl.float32:
             db *= a_scale
         tl.store(db_ptr + n, db, mask=mask_n)

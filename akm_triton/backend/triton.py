@@ -84,18 +84,36 @@ def blur(
     z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, cfg: Config | None = None
 ) -> Tensor:
     """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y."""
+    return _blur(z, [(a, b)], border, adjoint, cfg)
+
+
+def blur_pair(
+    z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool,
+    cfg: Config | None = None,
+) -> Tensor:  # fmt: skip
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint, a to d of one shape: one launch too."""
+    return _blur(z, [(a, d), (c, b)], border, adjoint, cfg)
+
+
+def _blur(
+    z: Tensor, tables: list[tuple[Tensor, Tensor]], border: str, adjoint: bool,
+    cfg: Config | None,
+) -> Tensor:  # fmt: skip
     (x,) = _interpretable(z)
     y = _empty_like(x)
     if z.numel() > 0:
-        problem, device = _problem(x, a, border), describe(z.device)
-        _launch_blur(x, y, a, b, adjoint, problem, device, cfg or config.for_blur(problem, device))
+        problem, device = _problem(x, tables[0][0], border), describe(z.device)
+        cfg = cfg or config.for_blur(problem, device, pair=len(tables) > 1)
+        _launch_blur(x, y, tables, adjoint, problem, device, cfg)
     return y.to(z.dtype)
 
 
 def _launch_blur(
-    z: Tensor, y: Tensor, a: Tensor, b: Tensor, adjoint: bool,
+    z: Tensor, y: Tensor, tables: list[tuple[Tensor, Tensor]], adjoint: bool,
     problem: Problem, device: Device, cfg: Config,
 ) -> None:  # fmt: skip
+    """y = the sum over the one or two (a, b) of T(a) z T(b)ᵀ, or of its adjoint."""
+    (a, b), (c, d) = tables[0], tables[-1]
     programs = cfg.programs(problem.c)
     splits = _splits(z, a, b, problem, programs, device)
     _launch(
@@ -104,9 +122,10 @@ def _launch_blur(
         y, *_strides(y),
         *_rows(a),
         *_rows(b),
+        c.contiguous(), d.contiguous(),
         z.shape[0], problem.c, splits,
         H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
-        ADJOINT=adjoint,
+        ADJOINT=adjoint, PAIR=len(tables) > 1,
         **_tiles(cfg), PRECISION=_precision(z.dtype),
     )  # fmt: skip
 
@@ -126,13 +145,6 @@ def _splits(
     if a.dim() == 3 or b.dim() == 3:
         return z.shape[0]
     return config.splits(problem.n, programs, device)
-
-
-def blur_pair(
-    z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool
-) -> Tensor:
-    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint."""
-    return blur(z, a, d, border, adjoint) + blur(z, c, b, border, adjoint)
 
 
 def blur_backward(
@@ -167,7 +179,7 @@ def _grads(
             if step.da or step.db:
                 _launch_grad(g, z, dz, a, b, grads, problem, device, step)
             elif dz is not None:
-                _launch_blur(g, dz, a, b, True, problem, device, step.config)
+                _launch_blur(g, dz, [(a, b)], True, problem, device, step.config)
     return grads
 
 
@@ -182,7 +194,7 @@ def _launch_grad(
     splits = _splits(z, a, b, problem, programs, device)
     shape = (len(out), splits, cfg.strips * cfg.segments, problem.c, problem.radius + 1)
     whole = math.prod(shape) == out.numel()  # no partials to sum
-    partial = out if whole else out.new_empty(shape)
+    partial = out if whole else torch.empty(shape, dtype=torch.float32, device=z.device)
     need_da, need_db = step.da, step.db
     if step.transposed:
         problem, g, z = problem.transposed, g.mT, z.mT

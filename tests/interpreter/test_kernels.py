@@ -125,6 +125,25 @@ def check(dtype: torch.dtype, layout: str, shape: tuple[int, ...], border: str) 
             assert error(mine, want, scale) < bound
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("size", [9, 70])
+def test_pair(size: int, border: str, kind: tuple[torch.dtype, str]) -> None:
+    """The derivative of blur by both tables, and its adjoint, in one launch."""
+    dtype, layout = kind
+    radius = 5
+    a, b, c, d = (gaussians((2,), radius, seed=i) for i in range(4))
+    z = random(2, 2, size, 36, seed=4, dtype=dtype, layout=layout)
+    for adjoint in (False, True):
+        y = fused.blur_pair(z, a, b, c, d - 0.3, border, adjoint)
+        assert y.dtype == dtype and y.stride() == z.stride()
+        wanted = sum(
+            oracle.blur(exact(z), exact(left), exact(right), border, adjoint=adjoint)
+            for left, right in ((a, d - 0.3), (c, b))
+        )
+        assert error(y, wanted) < 2 * tolerance(dtype, radius)
+
+
 @pytest.mark.parametrize("per", ["layer", "channel", "sample"])
 @pytest.mark.parametrize("size", [9, 70])
 def test_table_shapes(size: int, per: str) -> None:

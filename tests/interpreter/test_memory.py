@@ -28,7 +28,10 @@ class Spy:
         self.name, self.log = name, log
 
     def __getitem__(self, grid: Any) -> Any:
-        return lambda *args, **kwargs: self.log.append(self.name)
+        def launch(*args: Any, NEED_DZ: bool = False, **kwargs: Any) -> None:
+            self.log.append(self.name + ("(dz)" if NEED_DZ else ""))
+
+        return launch
 
 
 @pytest.fixture
@@ -65,8 +68,34 @@ def test_nothing_grows_with_the_map_but_y_and_dz(
     assert sum(x for x in backward.bytes if x != size) < size / 100
     assert launches.count("tables_grad_kernel") == 1
     if dtype == torch.float16 and layout == "nchw":
-        assert launches == ["grad_kernel", "tables_grad_kernel"]
+        assert launches == ["grad_kernel(dz)", "tables_grad_kernel"]
         assert backward.ops.count("aten.sum") == 1  # of the partials: three launches in all
+
+
+def test_second_order_costs_at_most_three_times_the_first(launches: list[str]) -> None:
+    """Maps read and written by the derivative of all gradients along a direction, against those of
+    forward and backward, in half precision where one launch computes all gradients."""
+    maps = {"blur_kernel": 2, "grad_kernel": 2, "grad_kernel(dz)": 3}
+    z = torch.zeros(32, 64, 28, 28, dtype=torch.float16, requires_grad=True)
+    r, s = (torch.ones(64, requires_grad=True) for _ in range(2))
+    g = torch.zeros_like(z, requires_grad=True)
+
+    def traffic(watch: Watch) -> int:
+        made = [op for op, size in watch.made if size == z.nbytes]
+        assert set(made) <= {"aten.empty_like", "aten.add"}
+        found = sum(maps.get(x, 0) for x in launches) + 3 * made.count("aten.add")
+        launches.clear()
+        return found
+
+    with Watch() as first:
+        y = akm.modulate(z, r, s, backend="triton")
+        grads = torch.autograd.grad(y, (z, r, s), g, create_graph=True)
+    cost = traffic(first)
+    directions = [torch.zeros_like(x) for x in grads]
+    with Watch() as second:
+        torch.autograd.grad(grads, (g, z, r, s), directions)
+    assert launches.count("blur_kernel") == 3 and launches.count("grad_kernel") == 2
+    assert (cost, traffic(second)) == (5, 13)
 
 
 def test_backward_keeps_z_and_the_tables() -> None:
@@ -80,7 +109,7 @@ def test_backward_keeps_z_and_the_tables() -> None:
 
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")  # the interpreter's own maximum
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 40, 70)])
-def test_no_host_reads_no_branch_on_sigma(shape: tuple[int, ...]) -> None:
+def test_no_launch_depends_on_data(shape: tuple[int, ...]) -> None:
     """Grid, tiles and launches are the same whatever σ is, NaN included."""
     seen = []
     for sigma in (0.0, 0.3, 9.0, float("nan")):
