@@ -29,6 +29,21 @@ def folded(
     return _unfold_grad(out, *pairs[0], size), 0
 
 
+def elementwise(
+    op: Callable[..., Any], inputs: str, outputs: str, info: Any, dims: Any, *args: Any
+) -> tuple[Any, Any]:
+    """vmap rule of an op on every element of r: a batched dimension leads, in tables "t" after the
+    axis that tells them apart."""
+    count, size = len(inputs), info.batch_size
+    leading = [_leading(x, d, size) for x, d in zip(args[:count], dims, strict=False)]
+    tensors = [
+        x.transpose(0, 1) if kind == "t" else x for kind, x in zip(inputs, leading, strict=True)
+    ]
+    out = op(*tensors, *args[count:])
+    places = tuple(int(kind == "t") for kind in outputs)
+    return (out, places) if isinstance(out, tuple) else (out, places[0])
+
+
 def _leading(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 

@@ -93,3 +93,35 @@ def gaussian_taps(
     if truncate is not None:
         taps = taps * (n <= truncate * sigma.detach().abs()[..., None])
     return taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])
+
+
+def tap_derivatives(
+    r: Tensor, max_radius: int, gaussian: str, truncate: float | None
+) -> list[Tensor]:
+    """The taps at σ = |r| and their first three derivatives by r, each differentiable again."""
+    t = (r * r)[..., None]
+    n = torch.arange(max_radius + 1, device=r.device)
+    if gaussian == "discrete":
+        bend, waves = trapezoid(max_radius, t.dtype, t.device, shared=KNOWN and type(t) is Tensor)
+        density = torch.exp(t * bend)
+        p = [(density * bend**order) @ waves for order in range(4)]
+    else:
+        t = t.clamp(min=1e-4)
+        u = n * n / (2 * t)  # −log of the tap
+        tap = torch.exp(-u)
+        factors = (u, u * (u - 2), u * (u * u - 6 * u + 6))
+        p = [tap, *(tap * factor / t**order for order, factor in enumerate(factors, 1))]
+    if truncate is not None:
+        p = [x * (n <= truncate * r.detach().abs()[..., None]) for x in p]
+    total = [2 * x.sum(-1, keepdim=True) - x[..., :1] for x in p]
+    k: list[Tensor] = []  # by t, of the quotient p / total
+    for order in range(4):
+        rest = sum(math.comb(order, i) * k[i] * total[order - i] for i in range(order))
+        k.append((p[order] - rest) / total[0])
+    r = r[..., None]
+    return [
+        k[0],
+        2 * r * k[1],
+        2 * k[1] + 4 * r**2 * k[2],
+        12 * r * k[2] + 8 * r**3 * k[3],
+    ]

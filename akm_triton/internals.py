@@ -108,17 +108,6 @@ def in_export() -> bool:
     return custom_triton_ops_decomposition_disabled()
 
 
-def in_transform() -> bool:
-    """Whether torch.func, forward mode or torch.compile is at work, which an
-    ``autograd.Function`` without rules for them would not survive."""
-    return (
-        not KNOWN
-        or torch._C._are_functorch_transforms_active()
-        or torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-    )
-
-
 @contextmanager
 def outside_transforms() -> Iterator[None]:
     """Tensors made here belong to no transform, mode or inference: they can be kept for all."""

@@ -18,13 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from akm_triton import batching
+from akm_triton import batching, tables
 from akm_triton.backend.layout import format_as
 from akm_triton.borders import SELF_ADJOINT
-from akm_triton.gaussian import gaussian_taps
-from akm_triton.internals import in_export, in_transform
+from akm_triton.internals import in_export
 from akm_triton.registration import register
 
 Maybe = Tensor | None
@@ -198,47 +196,10 @@ tap_grads: Callable[..., Any] = register(
 )
 
 
-def tables(
-    r: Tensor, s: Tensor | None, max_radius: int, gaussian: str, truncate: float | None
-) -> Tensor:
-    """[a, b] = [sigmoid(s) k(|r|), k(|r|)] of shape (2, *r.shape, R+1), in plain torch."""
-    k = gaussian_taps(r, max_radius, gaussian=gaussian, truncate=truncate)
-    a = k if s is None else torch.sigmoid(s.to(k))[..., None] * k
-    return torch.stack([a, k])
-
-
-class _FusedTables(Function):
-    """``tables`` in one launch forward and one backward."""
-
-    @staticmethod
-    def forward(r: Tensor, s: Any, backend: Any, *options: Any) -> Any:
-        return backend.tables(r, s, *options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        r, s, ctx.backend, *ctx.options = inputs
-        ctx.save_for_backward(r, s)
-
-    @staticmethod
-    def backward(ctx: Any, grads: Tensor) -> Any:
-        r, s = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a higher order is wanted: differentiate the torch form
-            of = [x for x in (r, s) if x is not None and x.requires_grad]
-            found = iter(
-                torch.autograd.grad(
-                    tables(r, s, *ctx.options), of, grads, create_graph=True, allow_unused=True
-                )
-            )
-            dr, ds = (next(found) if x is not None and x.requires_grad else None for x in (r, s))
-        else:
-            dr, ds = ctx.backend.tables_grad(r, s, grads, *ctx.options)
-        return dr, ds, None, *[None] * len(ctx.options)
-
-
 def modulate(
     z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: ModuleType, *options: Any
 ) -> Tensor:
-    """sigmoid(s) · (G(|r|) ∗ z); r, s of one shape (1|C,) or (N, C); options as ``tables``."""
-    fused = hasattr(backend, "tables") and not in_transform()
-    t = _FusedTables.apply(r, s, backend, *options) if fused else tables(r, s, *options)
+    """sigmoid(s) · (G(|r|) ∗ z); r and s (1|C,) or (N, C), of one shape; options of the taps."""
+    make = tables.fused if hasattr(backend, "tables") else tables.tables
+    t = make(r, r if s is None else s, s is not None, *options)
     return blur(z, t, border, False, backend.__name__.rpartition(".")[2])

@@ -100,6 +100,7 @@ def launches(
         z = z.contiguous(memory_format=torch.channels_last)
     table = torch.empty(64, radius + 1, device="meta")
     r = torch.empty(64, device="meta")
+    tables, window = torch.stack([table, table]), (True, radius, "discrete", None)
     device = Device(132, capability=target // 10)
     with mock.patch.object(backend, "describe", lambda _: device):
         with contextlib.ExitStack() as patches:
@@ -108,14 +109,16 @@ def launches(
                 (kernels, "grad_kernel"),
                 (tap_kernels, "tables_kernel"),
                 (tap_kernels, "tables_grad_kernel"),
+                (tap_kernels, "tables_grad_grad_kernel"),
             ):
                 recorder = _Recorder(getattr(module, name), found)
                 patches.enter_context(mock.patch.object(module, name, recorder))
-            backend.tables(r, r, radius, "discrete", None)
+            backend.tables(r, r, *window)
             backend.blur(z, table, table, border, False)
             backend.blur_backward(z, z, table, table, border)
             backend.blur_pair(z, table, table, table, table, border, True)
-            backend.tables_grad(r, r, torch.stack([table, table]), radius, "discrete", None)
+            backend.tables_grad(r, r, tables, *window)
+            backend.tables_grad_grad(r, r, tables, r, r, *window)
     return found
 
 

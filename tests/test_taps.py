@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import special
 
 import akm_triton as akm
-from reference import oracle
+from akm_triton.gaussian import tap_derivatives
+from reference import composition, oracle
 
 FAMILIES = ("discrete", "sampled")
 
@@ -111,3 +112,19 @@ def test_gradients(family: str) -> None:
 
     assert torch.autograd.gradcheck(taps, (sigma,))
     assert torch.autograd.gradgradcheck(taps, (sigma,))
+
+
+@pytest.mark.parametrize("truncate", [None, 3.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_three_derivatives(family: str, truncate: float | None) -> None:
+    """Against autograd through the composition; the last is differentiable once more."""
+    r = torch.tensor([0.0, 0.1, 0.3, 0.9, 2.5, 7.0, 10.0], dtype=torch.float64, requires_grad=True)
+    found = tap_derivatives(r, 7, family, truncate)
+    for n in range(8):
+        wanted = composition.taps(r, 7, family, truncate)[:, 7 + n]
+        mine = [x[:, n] for x in found]
+        mine.append(torch.autograd.grad(mine[-1].sum(), r, retain_graph=True)[0])
+        for x in mine:
+            atol = 1e-11 * max(1.0, float(wanted.detach().abs().max()))
+            torch.testing.assert_close(x, wanted, rtol=0, atol=atol)
+            (wanted,) = torch.autograd.grad(wanted.sum(), r, create_graph=True)

@@ -234,38 +234,57 @@ def _window(
     )  # fmt: skip
 
 
+# The tap tables. r and s of one shape, float32; without ``gated`` s is not read.
+
+
 def tables(
-    r: Tensor, s: Tensor | None, max_radius: int, gaussian: str, truncate: float | None
+    r: Tensor, s: Tensor, gated: bool, max_radius: int, gaussian: str, truncate: float | None
 ) -> Tensor:
-    """[a, b] = [sigmoid(s) k(|r|), k(|r|)], float32, (2, *r.shape, R+1): one launch."""
-    r = r.contiguous()
-    found = r.new_empty((2, *r.shape, max_radius + 1), dtype=torch.float32)
-    if r.numel() == 0:
-        return found
-    _launch(
-        tap_kernels.tables_kernel, r.numel(),
-        *_interpretable(r, r if s is None else s.contiguous()),
-        found[0], found[1],
-        **_window(max_radius, gaussian, truncate, r.device), GATED=s is not None, num_warps=4,
-    )  # fmt: skip
-    return found
+    """[a, b] = [sigmoid(s) k(|r|), k(|r|)], (2, *r.shape, R+1): one launch."""
+    t = torch.empty((2, *r.shape, max_radius + 1), dtype=torch.float32, device=r.device)
+    if r.numel() > 0:
+        _launch(
+            tap_kernels.tables_kernel, r.numel(),
+            r.contiguous(), s.contiguous(),
+            t[0], t[1],
+            **_window(max_radius, gaussian, truncate, r.device), GATED=gated, num_warps=4,
+        )  # fmt: skip
+    return t
 
 
 def tables_grad(
-    r: Tensor, s: Tensor | None, grads: Tensor,
-    max_radius: int, gaussian: str, truncate: float | None,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """(dr, ds) from the gradients of both tables, (2, *r.shape, R+1): one launch."""
-    r = r.contiguous()
-    dr = torch.empty_like(r, dtype=torch.float32 if INTERPRET else r.dtype)
-    ds = None if s is None else torch.empty_like(dr)
+    r: Tensor, s: Tensor, dt: Tensor,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(dr, ds) from the gradient of both tables, (2, *r.shape, R+1): one launch."""
+    r, dt = r.contiguous(), dt.contiguous()
+    dr, ds = torch.empty_like(r), torch.empty_like(r)
     if r.numel() > 0:
         _launch(
             tap_kernels.tables_grad_kernel, r.numel(),
-            *_interpretable(r, r if s is None else s.contiguous()),
-            *grads.contiguous(),
-            dr, dr if ds is None else ds,
-            **_window(max_radius, gaussian, truncate, r.device),
-            GATED=s is not None, num_warps=4,
+            r, s.contiguous(),
+            dt[0], dt[1],
+            dr, ds,
+            **_window(max_radius, gaussian, truncate, r.device), GATED=gated, num_warps=4,
         )  # fmt: skip
-    return dr.to(r.dtype), None if ds is None or s is None else ds.to(s.dtype)
+    return dr, ds
+
+
+def tables_grad_grad(
+    r: Tensor, s: Tensor, dt: Tensor, vr: Tensor, vs: Tensor,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradient of ⟨vr, dr⟩ + ⟨vs, ds⟩, of ``tables_grad``, by (r, s, dt): one launch."""
+    r, dt = r.contiguous(), dt.contiguous()
+    r_bar, s_bar, t_bar = torch.empty_like(r), torch.empty_like(r), torch.empty_like(dt)
+    if r.numel() > 0:
+        _launch(
+            tap_kernels.tables_grad_grad_kernel, r.numel(),
+            r, s.contiguous(),
+            dt[0], dt[1],
+            vr.contiguous(), vs.contiguous(),
+            r_bar, s_bar,
+            t_bar[0], t_bar[1],
+            **_window(max_radius, gaussian, truncate, r.device), GATED=gated, num_warps=4,
+        )  # fmt: skip
+    return r_bar, s_bar, t_bar

@@ -223,7 +223,8 @@ def test_nan_in_a_table_or_sigma_gives_nan(value: float) -> None:
     y = fused.blur(random(1, 2, 5, 5), a, a, "symmetric", False)
     assert y[:, 0].isnan().all() and not y[:, 1].isnan().any()
     for family in ("discrete", "sampled"):
-        k, _ = fused.tables(torch.tensor([value, 1.0]), None, 4, family, None)
+        r = torch.tensor([value, 1.0])
+        k, _ = fused.tables(r, r, False, 4, family, None)
         assert k[0].isnan().all() and not k[1].isnan().any()
 
 
@@ -241,7 +242,7 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
     z = random(24 if size < 50 else 2, 4, size, size, dtype=torch.float16)  # enough for a maximum
     r, s = torch.full((4,), sigma), torch.full((4,), 0.7)
     options = dict(gaussian="discrete", border="symmetric", truncate=None, max_radius=15)
-    a, b = fused.tables(r, s, 15, "discrete", None)
+    a, b = fused.tables(r, s, True, 15, "discrete", None)
     mine = exact(fused.blur(z, a, b, "symmetric", False))
     eager = exact(composition.modulate(z, r.half(), s.half(), **options))
     wanted = oracle.modulate(exact(z), exact(r), exact(s), **options)
@@ -255,7 +256,7 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
 def test_constants_stay_constant(value: float, size: int, dtype: torch.dtype) -> None:
     """Half precision gives the very value back, up to the border."""
     sigma = torch.linspace(0, 12, 40)
-    k, _ = fused.tables(sigma, None, 15, "discrete", None)
+    k, _ = fused.tables(sigma, sigma, False, 15, "discrete", None)
     z = torch.full((1, 40, size, size), value, dtype=dtype)
     y = fused.blur(z, k, k, "symmetric", False)
     ulp = torch.nextafter(z, torch.full_like(z, 10.0)) - z
@@ -282,18 +283,38 @@ def test_tables_and_their_gradient(family: str, truncate: float | None) -> None:
     gate = 1 / (1 + np.exp(-exact(s)))
     for radius in (1, 7, 15, 31):
         taps = oracle.taps(np.abs(exact(r)), radius, **options)
-        a, b = fused.tables(r, s, radius, family, truncate)
+        a, b = fused.tables(r, s, True, radius, family, truncate)
         np.testing.assert_allclose(b.numpy(), taps, atol=3e-7)
         np.testing.assert_allclose(a.numpy(), gate[:, None] * taps, atol=3e-7)
         da, db = random(7, radius + 1, seed=1), random(7, radius + 1, seed=2)
-        dr, ds = fused.tables_grad(r, s, torch.stack([da, db]), radius, family, truncate)
+        dt = torch.stack([da, db])
+        dr, ds = fused.tables_grad(r, s, dt, True, radius, family, truncate)
         slope = oracle.taps_derivative(np.abs(exact(r)), radius, **options)
         slope *= np.sign(exact(r))[:, None]
         wanted = ((gate[:, None] * exact(da) + exact(db)) * slope).sum(-1)
         np.testing.assert_allclose(dr.numpy(), wanted, atol=2e-6)
         wanted = gate * (1 - gate) * (exact(da) * taps).sum(-1)
-        assert ds is not None
         np.testing.assert_allclose(ds.numpy(), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("truncate", [None, 3.0])
+@pytest.mark.parametrize("family", ["discrete", "sampled"])
+def test_second_derivative_of_the_tables(family: str, truncate: float | None, gated: bool) -> None:
+    """Against autograd through the composition, in float64."""
+    r, s = torch.tensor([0.0, 0.3, 0.9, 2.5, 7.0, 30.0]), torch.linspace(-4, 4, 6)
+    vr, vs = random(6, seed=1), random(6, seed=2)
+    for radius in (1, 7, 31):
+        dt = random(2, 6, radius + 1, seed=3)
+        x = [y.double().requires_grad_() for y in (r, s, dt)]
+        k = composition.taps(x[0], radius, family, truncate)[..., radius:]
+        gate = torch.sigmoid(x[1]) if gated else 1 + 0 * x[1]
+        form = (x[2] * torch.stack([gate[:, None] * k, k])).sum()
+        dr, ds = torch.autograd.grad(form, x[:2], create_graph=True)
+        wanted = torch.autograd.grad((vr * dr + vs * ds).sum(), x)
+        found = fused.tables_grad_grad(r, s, dt, vr, vs, gated, radius, family, truncate)
+        for mine, want in zip(found, wanted, strict=True):
+            torch.testing.assert_close(mine.double(), want, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("border", BORDERS)

@@ -1,11 +1,14 @@
-"""The table of capabilities with every op on the Triton kernels."""
+"""What PyTorch can do to the ops, with every one of them on the Triton kernels."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 
-from tests.capabilities import CAPABILITIES, OPS, check
+import akm_triton as akm
+from tests.capabilities import CAPABILITIES, OPS, check, op
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -13,3 +16,40 @@ from tests.capabilities import CAPABILITIES, OPS, check
 def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKM_BACKEND", "triton")
     check(name, capability, "triton", torch.float32, 1e-4)
+
+
+@pytest.mark.parametrize("name", OPS[:4])
+def test_opcheck(name: str) -> None:
+    args = [x.detach().requires_grad_() for x in op(name, "triton", torch.float32)[2]]
+    direction = [False] if name in ("blur", "blur_pair") else []
+    overload = getattr(torch.ops.akm_triton, name + "_r1").default
+    torch.library.opcheck(overload, (*args, "symmetric", *direction, "triton"))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("name", ["tables", "tables_grad", "tables_grad_grad"])
+def test_opcheck_of_the_tables(name: str, gated: bool) -> None:
+    r, s, vr, vs = (torch.rand(3, requires_grad=True) for _ in range(4))
+    dt = torch.rand(2, 3, 5, requires_grad=True)
+    tensors: dict[str, list[Any]] = {
+        "tables": [r, s],
+        "tables_grad": [r, s, dt],
+        "tables_grad_grad": [r, s, dt, vr, vs],
+    }
+    overload = getattr(torch.ops.akm_triton, name + "_r1").default
+    torch.library.opcheck(overload, (*tensors[name], gated, 4, "discrete", None))
+
+
+@pytest.mark.parametrize("capability", ["3rd order", "func.vmap", "jvp of grad", "func.hessian"])
+def test_without_the_gate(capability: str) -> None:
+    z, sigma = torch.rand(2, 3, 5, 4), torch.rand(3) + 0.3
+    ask = CAPABILITIES[capability]
+
+    def blur(backend: str) -> Any:
+        return lambda z, sigma: akm.gaussian_blur(z, sigma, max_radius=3, backend=backend)
+
+    found, wanted = (
+        ask(blur("triton"), [z, sigma]),
+        ask(blur("torch"), [z.double(), sigma.double()]),
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, check_dtype=False)
