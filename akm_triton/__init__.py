@@ -1,9 +1,17 @@
 """Adaptive Kernel Modulation for PyTorch: a convolution learns how far it looks and how loudly it
 speaks."""
 
-from akm_triton.functional import gaussian_blur, modulate
+from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import SEED, AKMConv2d, Modulation2d
 
-__all__ = ["SEED", "AKMConv2d", "Modulation2d", "gaussian_blur", "gaussian_taps", "modulate"]
+__all__ = [
+    "SEED",
+    "AKMConv2d",
+    "Modulation2d",
+    "gaussian_blur",
+    "gaussian_taps",
+    "modulate",
+    "warmup",
+]
 __version__ = "0.1.0"

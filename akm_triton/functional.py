@@ -211,3 +211,40 @@ def gaussian_blur(
     """
     named = {"sigma": sigma}
     return _apply(z, named, gaussian, border, truncate, max_radius, backend)
+
+
+def warmup(z: Tensor, r: Tensor, s: Tensor, *, order: int = 1, **options: Any) -> None:
+    """Run ``modulate`` and its derivatives once on maps like ``z``, so that a CUDA graph can be
+    captured: the first launch of a kernel compiles and loads it, which a capture does not survive.
+
+    Nothing is changed: neither the arguments, nor their gradients, nor the random numbers.
+
+    Args:
+        z, r, s: as for ``modulate``; only shapes, strides, dtypes and devices matter.
+        order: of the highest derivative that will be captured; 0 for the forward alone.
+        options: as for ``modulate``.
+
+    Raises:
+        ValueError: ``order`` is negative; else as ``modulate``.
+
+    Example:
+        >>> import torch
+        >>> warmup(torch.zeros(2, 3, 8, 8), torch.ones(3), torch.zeros(3), order=2)
+    """
+    if order < 0:
+        raise ValueError(f"order must not be negative, got {order}")
+    for wanted in (0,), (1, 2), (0, 1, 2):  # what needs a gradient decides which kernels run
+        with torch.enable_grad():
+            given = [x.detach().requires_grad_(i in wanted) for i, x in enumerate((z, r, s))]
+            leaves = [given[i] for i in wanted]
+            found = [modulate(*given, **options)]
+            for _ in range(order):
+                directions = [torch.ones_like(x) for x in found]
+                grads = torch.autograd.grad(
+                    found, leaves, directions, create_graph=True, materialize_grads=True
+                )
+                found = [x for x in grads if x.requires_grad]
+                if not found:
+                    break
+    if z.is_cuda:
+        torch.cuda.synchronize(z.device)

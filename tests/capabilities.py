@@ -86,12 +86,14 @@ def layer(dtype: torch.dtype) -> akm.AKMConv2d:
     return made.to(dtype).requires_grad_(False)
 
 
-def op(name: str, backend: str, dtype: torch.dtype) -> tuple[Function, Function, list[Tensor]]:
+def op(
+    name: str, backend: str, dtype: torch.dtype, device: str = "cpu"
+) -> tuple[Function, Function, list[Tensor]]:
     """(ours, plain, arguments)."""
     generator = torch.Generator().manual_seed(1)
 
     def leaf(*size: int) -> Tensor:
-        return torch.rand(size, generator=generator, dtype=torch.float64).to(dtype) + 0.3
+        return torch.rand(size, generator=generator, dtype=torch.float64).to(device, dtype) + 0.3
 
     g, z = leaf(*SHAPE), leaf(*SHAPE)
     t, v = leaf(2, 3, RADIUS + 1) / 8, leaf(2, 3, RADIUS + 1) / 8  # of sums near 1, as taps have
@@ -109,8 +111,8 @@ def op(name: str, backend: str, dtype: torch.dtype) -> tuple[Function, Function,
             _plain_modulate,
             [z, leaf(3), leaf(3)],
         )
-    ours = layer(dtype)
-    plain = PlainConv2d(ours).to(dtype).requires_grad_(False)
+    ours = layer(dtype).to(device)
+    plain = PlainConv2d(ours).to(device, dtype).requires_grad_(False)
     names = [name for name, _ in ours.named_parameters()]
     values = [p.detach().clone() for p in ours.parameters()]
 
@@ -289,6 +291,13 @@ def checkpointed(f: Function, args: list[Tensor]) -> Any:
     return torch.autograd.grad(checkpoint(scalar(f), *x, use_reentrant=False), x)
 
 
+def autocast(f: Function, args: list[Tensor]) -> Any:
+    x = leaves(args)
+    with torch.autocast(x[0].device.type, torch.bfloat16):
+        out = tensors(f(*x))
+    return torch.autograd.grad([y.float().square().mean() for y in out], x)
+
+
 CAPABILITIES: dict[str, Function] = {
     "1st order": order(1),
     "2nd order": order(2),
@@ -311,25 +320,32 @@ CAPABILITIES: dict[str, Function] = {
     "export, strict": exported(strict=True),
     "export, not strict": exported(strict=False),
     "checkpoint": checkpointed,
+    "autocast": autocast,
 }
 
 
-def check(name: str, capability: str, backend: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Ours and plain PyTorch give the same, and it is not nothing."""
-    ours, _, args = op(name, backend, dtype)
+def check(
+    name: str, capability: str, backend: str, dtype: torch.dtype, tolerance: float,
+    device: str = "cpu",
+) -> None:  # fmt: skip
+    """Ours gives what plain PyTorch gives in float64, and that is not nothing."""
+    if capability == "autocast":
+        dtype, tolerance = torch.float32, 2**-6
+    ours, _, args = op(name, backend, dtype, device)
+    plain = op(name, backend, torch.float64)[1]
     ask = CAPABILITIES[capability]
     found = tensors(ask(ours, args))
-    exact = [x.double() for x in args]
-    wanted = tensors(ask(op(name, backend, torch.float64)[1], exact))
+    wanted = tensors(ask(plain, [x.double().cpu() for x in args]))
     assert [x.shape for x in found] == [x.shape for x in wanted]
     assert any((x != 0).any() for x in wanted)
     for x, want in zip(found, wanted, strict=True):
         atol = tolerance * float(want.detach().abs().max())
-        torch.testing.assert_close(x.detach().double(), want.detach(), rtol=0, atol=atol)
+        torch.testing.assert_close(x.detach().double().cpu(), want.detach(), rtol=0, atol=atol)
 
 
 def table() -> str:
-    """Markdown; a cell is a test."""
+    """Markdown; a mark is a test."""
     rows = [f"| | {' | '.join(f'`{name}`' for name in OPS)} |", "|---" * (len(OPS) + 1) + "|"]
     rows += [f"| {name}{' | ✓' * len(OPS)} |" for name in CAPABILITIES]
+    rows.append(f"| opcheck{' | ✓' * 4}{' | –' * 2} |")
     return "\n".join(rows)

@@ -169,23 +169,50 @@ def test_views_serve_as_maps_and_as_gradients(memory_format: torch.memory_format
         torch.testing.assert_close(z.grad, copy.grad)
 
 
-def _train(rank: int, port: int, results: str) -> None:
+def test_warmup_changes_nothing() -> None:
+    z, r, s = (torch.rand(n, requires_grad=True) for n in ((2, 3, 8, 7), 3, 3))
+    before, state = [x.detach().clone() for x in (z, r, s)], torch.get_rng_state()
+    for order in (0, 1, 2, 3):
+        akm.warmup(z, r, s, order=order, max_radius=3, border="zeros")
+    assert all(torch.equal(x, y) for x, y in zip((z, r, s), before, strict=True))
+    assert all(x.grad is None for x in (z, r, s))
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="order must not be negative, got -1"):
+        akm.warmup(z, r, s, order=-1)
+
+
+def _train(rank: int, port: int, parallel: str, results: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    model = nn.parallel.DistributedDataParallel(network())
+    model: Any = network()
+    if parallel == "DDP":
+        model = nn.parallel.DistributedDataParallel(model)
+    else:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (2,))
+        for module in (model[0], model[2], model):
+            fully_shard(module, mesh=mesh)
     model(images()[2 * rank : 2 * rank + 2]).square().mean().backward()
+    found = [p.grad for p in model.parameters()]
+    if parallel == "FSDP2":
+        found = [grad.full_tensor() for grad in found]
     if rank == 0:
-        torch.save([p.grad for p in model.parameters()], results)
+        torch.save(found, results)
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["DDP", "FSDP2"])
+def test_two_processes_agree_with_one(parallel: str, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = tmp_path / "gradients.pt"
-    torch.multiprocessing.spawn(_train, (port, str(results)), nprocs=2)  # type: ignore[attr-defined]
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        _train, (port, parallel, str(results)), nprocs=2
+    )
     model = network()
     wanted = gradients(model, model(images()))
     for found, want in zip(torch.load(results), wanted, strict=True):

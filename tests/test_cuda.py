@@ -11,6 +11,7 @@ from torch import Tensor
 
 import akm_triton as akm
 from reference import oracle
+from tests.capabilities import CAPABILITIES, OPS, check
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -82,3 +83,58 @@ def test_runs_are_bitwise_equal() -> None:
         y = akm.modulate(z, r, r)
         runs.append((y, *torch.autograd.grad(y.square().sum(), (z, r))))
     assert all(torch.equal(x, y) for x, y in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", OPS)
+def test_capability(name: str, capability: str) -> None:
+    check(name, capability, "triton", torch.float32, 1e-4, device="cuda")
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_graph_replays_with_another_sigma(order: int) -> None:
+    z = torch.randn(4, 8, 28, 28, device="cuda", requires_grad=True)
+    r = torch.rand(8, device="cuda", requires_grad=True)
+    s = torch.zeros(8, device="cuda", requires_grad=True)
+
+    def derivatives() -> list[Tensor]:
+        y = akm.modulate(z, r, s)
+        found = torch.autograd.grad(y.square().sum(), (z, r, s), create_graph=order > 1)
+        if order > 1:
+            found = torch.autograd.grad(sum(x.square().sum() for x in found), (z, r, s))
+        return [y.detach(), *(x.detach() for x in found)]
+
+    akm.warmup(z, r, s, order=order)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # PyTorch's own kernels warm up, too
+        derivatives()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = derivatives()
+    with torch.no_grad():
+        r.add_(2.0)
+        z.mul_(0.5)
+    graph.replay()
+    for found, wanted in zip(captured, derivatives(), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_inductor() -> None:
+    """The compiled model launches our kernels, and compiles nothing for another σ or batch."""
+    layer = akm.AKMConv2d(3, 8, 3, padding=1).cuda()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=None)
+    for batch in (4, 7):
+        x = torch.randn(batch, 3, 30, 28, device="cuda")
+        torch._dynamo.mark_dynamic(x, 0)
+        with torch.no_grad():
+            layer.r.add_(0.7)
+        y, wanted = compiled(x), layer(x)
+        torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)
+        parameters = list(layer.parameters())
+        torch.testing.assert_close(
+            torch.autograd.grad(y.square().mean(), parameters),
+            torch.autograd.grad(wanted.square().mean(), parameters),
+            rtol=1e-3, atol=1e-5,
+        )  # fmt: skip
