@@ -49,12 +49,12 @@ def _backend(name: str) -> ModuleType:
     return import_module(f"akm_triton.backend.{name}")
 
 
-def _kernel(function: str, maps: int, tables: int) -> Callable[..., Any]:
-    """Call the function of the backend that the last argument names, on (maps, tables, *options)
-    with each pair of tables apart."""
+def _kernel(function: str, maps: int, pairs: int) -> Callable[..., Any]:
+    """Call the function of the backend that the last argument names, on so many maps, then so many
+    pairs of tables, each pair apart, then the options."""
 
     def run(*args: Any) -> Any:
-        count = maps + tables
+        count = maps + pairs
         apart = [table for pair in args[maps:count] for table in pair.unbind(0)]
         return getattr(_backend(args[-1]), function)(*args[:maps], *apart, *args[count:-1])
 
@@ -108,12 +108,17 @@ def _blur_backward_vjp(
     g, z, t = tensors
     dg, dz, dt = [], [], []
     if vz is not None:
-        dg.append(blur(vz, t, border, False, backend))
-        dt.append(tap_grads(g, vz, t, border, backend))
+        if needs[0]:
+            dg.append(blur(vz, t, border, False, backend))
+        if needs[2]:
+            dt.append(tap_grads(g, vz, t, border, backend))
     if vt is not None:
-        dg.append(blur_pair(z, t, vt, border, False, backend))
-        dz.append(blur_pair(g, t, vt, border, True, backend))
-        dt.append(tap_grads(g, z, vt, border, backend))
+        if needs[0]:
+            dg.append(blur_pair(z, t, vt, border, False, backend))
+        if needs[1]:
+            dz.append(blur_pair(g, t, vt, border, True, backend))
+        if needs[2]:
+            dt.append(tap_grads(g, z, vt, border, backend))
     return _sum(*dg), _sum(*dz), _sum(*dt)
 
 

@@ -101,6 +101,35 @@ def test_second_order_costs_at_most_three_times_the_first(launches: list[str]) -
     assert cost(second) == (13, 13)
 
 
+@pytest.mark.parametrize("view", ["slice", "expanded", "transposed"])
+def test_views_and_the_gradient_of_a_sum_are_not_copied(view: str, launches: list[str]) -> None:
+    base = torch.zeros(16, 16, 56, 56, requires_grad=True)
+    z = {
+        "slice": base[:, ::2],
+        "expanded": base[:1, :8].expand(16, -1, -1, -1),
+        "transposed": base[:, :8].mT,
+    }[view]
+    size = z.numel() * z.element_size()
+    r, s = (torch.ones(8, requires_grad=True) for _ in range(2))
+    with Watch() as watch:
+        y = akm.modulate(z, r, s, backend="triton")
+        torch.autograd.grad(y.sum(), (z, r, s))
+    assert watch.bytes.count(size) == 2  # y and dz
+    assert sum(x for x in watch.bytes if x != size) < size / 10
+
+
+def test_no_order_computes_what_nobody_asks_for(launches: list[str]) -> None:
+    """Maps that need no gradient: two orders of r and s take no blur but the forward."""
+    z, g = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    r, s = (torch.ones(3, requires_grad=True) for _ in range(2))
+    y = akm.modulate(z, r, s, backend="triton")
+    first = torch.autograd.grad(y, (r, s), g, create_graph=True)
+    assert launches == ["tables_kernel", "blur_kernel", "grad_kernel", "tables_grad_kernel"]
+    launches.clear()
+    torch.autograd.grad(first, (r, s), [torch.ones_like(x) for x in first])
+    assert launches == ["tables_grad_grad_kernel", "grad_kernel", "tables_grad_kernel"]
+
+
 def test_backward_keeps_z_and_the_tables() -> None:
     z = torch.randn(2, 3, 8, 8, requires_grad=True)
     r, s = (torch.ones(3, requires_grad=True) for _ in range(2))
