@@ -256,6 +256,7 @@ class Driver:
 
 triton.runtime.driver.set_active(Driver())
 from akm_triton import ops
+from akm_triton.backend import triton as fused
 
 env = ShapeEnv()
 mode = FakeTensorMode(shape_env=env)
@@ -264,21 +265,23 @@ def fake(x, *dynamic):
     return mode.from_tensor(x, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
 z = torch.randn(4, 3, 56, 56, dtype=torch.float16, requires_grad=True)
-t = torch.rand(2, 3, 4, requires_grad=True)
+r, s = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
 graph = aot_export_joint_simple(
-    lambda z, t: (ops.blur(z, t, "symmetric", False, "triton"),), [fake(z, 0), fake(t)],
-    trace_joint=True,
+    lambda z, r, s: (ops.modulate(z, r, s, "symmetric", fused, 7, "discrete", None),),
+    [fake(z, 0), fake(r), fake(s)], trace_joint=True,
 )
 nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
 launches = [node.kwargs for node in nodes if "triton_kernel_wrapper" in str(node.target)]
 assert not any("akm_triton" in str(node.target) for node in nodes)
-assert [x["tensors_to_clone"] for x in launches] == [["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"]]
+assert [x["tensors_to_clone"] for x in launches] == [
+    ["a_ptr", "b_ptr"], ["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"], ["dr_ptr", "ds_ptr"],
+]
 assert not env.guards, env.guards
 """
 
 
 def test_compiled_graphs_hold_the_triton_kernels() -> None:
-    """With a stand-in for the driver, as nothing is run: one kernel forward and one backward, that
+    """With a stand-in for the driver, as nothing is run: two kernels forward and two backward, that
     write what they were given and no copy of the maps, for any batch."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", CAPTURE], cwd=ROOT, check=True)
 

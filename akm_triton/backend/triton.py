@@ -224,13 +224,16 @@ def _launch_grad(
 
 
 def _window(
-    max_radius: int, gaussian: str, truncate: float | None, device: torch.device
+    r: Tensor, gated: bool, max_radius: int, gaussian: str, truncate: float | None
 ) -> dict[str, Any]:
-    """The arguments of tap_kernels.gaussian_window."""
-    bend, waves = trapezoid(max_radius, torch.float32, device)
+    """The arguments of the kernels that begin with tap_kernels.gaussian_window."""
+    bend, waves = trapezoid(max_radius, torch.float32, r.device)
+    if in_graph(r):
+        bend, waves = torch.ops.aten.lift_fresh(bend), torch.ops.aten.lift_fresh(waves)
     return dict(
         bend_ptr=bend, waves_ptr=waves, NODES=len(bend),
         RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
+        GATED=gated, num_warps=4,
     )  # fmt: skip
 
 
@@ -247,7 +250,7 @@ def tables(
             tap_kernels.tables_kernel, r.numel(),
             r.contiguous(), s.contiguous(),
             t[0], t[1],
-            **_window(max_radius, gaussian, truncate, r.device), GATED=gated, num_warps=4,
+            **_window(r, gated, max_radius, gaussian, truncate),
         )  # fmt: skip
     return t
 
@@ -265,7 +268,7 @@ def tables_grad(
             r, s.contiguous(),
             dt[0], dt[1],
             dr, ds,
-            **_window(max_radius, gaussian, truncate, r.device), GATED=gated, num_warps=4,
+            **_window(r, gated, max_radius, gaussian, truncate),
         )  # fmt: skip
     return dr, ds
 
@@ -285,6 +288,6 @@ def tables_grad_grad(
             vr.contiguous(), vs.contiguous(),
             r_bar, s_bar,
             t_bar[0], t_bar[1],
-            **_window(max_radius, gaussian, truncate, r.device), GATED=gated, num_warps=4,
+            **_window(r, gated, max_radius, gaussian, truncate),
         )  # fmt: skip
     return r_bar, s_bar, t_bar
