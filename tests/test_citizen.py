@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import akm_triton as akm
 from tests.modes import Watch
+from tests.processes import in_two_processes
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -181,10 +180,7 @@ def test_warmup_changes_nothing() -> None:
         akm.warmup(z, r, s, order=-1)
 
 
-def _train(rank: int, port: int, parallel: str, results: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def _train(rank: int, parallel: str, results: str) -> None:
     model: Any = network()
     if parallel == "DDP":
         model = nn.parallel.DistributedDataParallel(model)
@@ -201,18 +197,12 @@ def _train(rank: int, port: int, parallel: str, results: str) -> None:
         found = [grad.full_tensor() for grad in found]
     if rank == 0:
         torch.save(found, results)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("parallel", ["DDP", "FSDP2"])
 def test_two_processes_agree_with_one(parallel: str, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     results = tmp_path / "gradients.pt"
-    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
-        _train, (port, parallel, str(results)), nprocs=2
-    )
+    in_two_processes(_train, parallel, str(results))
     model = network()
     wanted = gradients(model, model(images()))
     for found, want in zip(torch.load(results), wanted, strict=True):
