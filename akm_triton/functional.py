@@ -75,7 +75,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
         refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
     else:
         from akm_triton.backend import triton as fused
-        from akm_triton.backend.config import MAX_RADIUS
+        from akm_triton.tuning.problem import MAX_RADIUS
 
         if max_radius > MAX_RADIUS:
             refusal = ValueError(

@@ -92,7 +92,7 @@ def launches(
     """The launches of all orders of derivative at (32, 64, *shape), of 132 multiprocessors."""
     from akm_triton.backend import kernels, tap_kernels
     from akm_triton.backend import triton as backend
-    from akm_triton.backend.config import Device
+    from akm_triton.tuning.problem import Device
 
     found: list[Launch] = []
     z = torch.empty((32, 64, *shape), dtype=getattr(torch, dtype), device="meta")
@@ -101,7 +101,7 @@ def launches(
     table = torch.empty(64, radius + 1, device="meta")
     r = torch.empty(64, device="meta")
     tables, window = torch.stack([table, table]), (True, radius, "discrete", None)
-    device = Device(132, capability=target // 10)
+    device = Device(f"sm_{target}", 132, target, SHARED_LIMIT[target])
     with mock.patch.object(backend, "describe", lambda _: device):
         with contextlib.ExitStack() as patches:
             for module, name in (

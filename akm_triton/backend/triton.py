@@ -1,4 +1,4 @@
-"""The two ops and the tap tables on Triton: allocation and launch."""
+"""The ops and the tap tables on Triton: allocation and launch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 import triton
 from torch import Tensor
 
-from akm_triton.backend import config, kernels, tap_kernels
-from akm_triton.backend.config import Config, Device, Pass, Problem
+from akm_triton.backend import kernels, tap_kernels
 from akm_triton.gaussian import trapezoid
 from akm_triton.internals import in_graph, value_at_trace
+from akm_triton.tuning import choice
+from akm_triton.tuning.plan import Pass, Plan
+from akm_triton.tuning.problem import Device, Problem
 
 INTERPRET: bool = triton.knobs.runtime.interpret
 
@@ -22,9 +24,14 @@ INTERPRET: bool = triton.knobs.runtime.interpret
 @functools.cache
 def describe(device: torch.device) -> Device:
     if device.type != "cuda":
-        return Device(multiprocessors=1, capability=9)
-    properties = torch.cuda.get_device_properties(device)
-    return Device(properties.multi_processor_count, properties.major)
+        return Device(f"{device.type} (interpreter)", 1, 90, 232_448)
+    found = torch.cuda.get_device_properties(device)
+    return Device(
+        found.name,
+        found.multi_processor_count,
+        10 * found.major + found.minor,
+        found.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+    )
 
 
 def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
@@ -43,10 +50,11 @@ def _interpretable(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.float() if x.dtype == torch.bfloat16 else x for x in tensors)
 
 
-def _strides(x: Tensor) -> tuple[int, tuple[int, int, int, int]]:
+@functools.lru_cache(4096)
+def _strides(strides: tuple[int, ...]) -> tuple[int, tuple[int, int, int, int]]:
     """(stride_n / unit, (unit, stride_c, stride_h, stride_w)): what Triton must know at compile
     time to make wide accesses, and the rest, which may vary with the batch."""
-    n, c, h, w = x.stride()
+    n, c, h, w = strides
     unit = 16
     while n % unit:
         unit //= 2
@@ -56,14 +64,9 @@ def _strides(x: Tensor) -> tuple[int, tuple[int, int, int, int]]:
 def _rows(table: Tensor) -> tuple[Tensor, int, int]:
     """(table, stride over samples, stride over channels) of a table (1|C, R+1) or (N, C, R+1)."""
     table = table.contiguous()
-    taps = table.shape[-1]
-    per_sample = table.stride(0) if table.dim() == 3 and table.shape[0] > 1 else 0
-    return table, per_sample, taps if table.shape[-2] > 1 else 0
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """Three tf32 products keep float32 accuracy; the interpreter multiplies in float32 anyway."""
-    return "tf32x3" if dtype == torch.float32 and not INTERPRET else "ieee"
+    *samples, channels, taps = table.shape
+    per_sample = channels * taps if samples and samples[0] > 1 else 0
+    return table, per_sample, taps if channels > 1 else 0
 
 
 def _empty_like(z: Tensor) -> Tensor:
@@ -73,145 +76,154 @@ def _empty_like(z: Tensor) -> Tensor:
     return torch.empty_like(z, memory_format=memory_format)
 
 
-def _problem(z: Tensor, table: Tensor, border: str) -> Problem:
+def problem_of(op: str, z: Tensor, table: Tensor, border: str) -> Problem:
+    """What a plan is asked for, from the tensors that the op was called with."""
     n, c, h, w = z.shape
     n = value_at_trace(n)
     last = z.stride(1) == 1 and c > 1
-    return Problem(n, c, h, w, table.shape[-1] - 1, border, z.element_size(), last)
+    return Problem(
+        op, n, c, h, w, table.shape[-1] - 1, border, z.element_size(), last, table.dim() == 3
+    )
+
+
+# What a launch is told beside its tensors, and how many programs and splits of the batch it has.
+_Cut = tuple[Pass, Problem, int, int, dict[str, Any]]
+
+
+def _cuts(op: str, z: Tensor, table: Tensor, border: str, plan: Plan | None) -> list[_Cut]:
+    problem, device = problem_of(op, z, table, border), describe(z.device)
+    if plan is not None:
+        return [_cut(step, problem, device) for step in plan]
+    return _chosen(problem, device, choice.generation())
+
+
+@functools.lru_cache(4096)
+def _chosen(problem: Problem, device: Device, generation: int) -> list[_Cut]:
+    return [_cut(step, problem, device) for step in choice.choose(problem, device).plan]
+
+
+def _cut(step: Pass, problem: Problem, device: Device) -> _Cut:
+    cfg, problem = step.config, step.problem(problem)
+    splits = cfg.splits(problem, device)
+    constants: dict[str, Any] = dict(
+        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
+        PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
+        BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
+        PRECISION="ieee" if INTERPRET or problem.half else cfg.precision,
+        num_warps=cfg.warps, num_stages=cfg.stages,
+    )  # fmt: skip
+    if step.da or step.db:
+        constants |= dict(NEED_DZ=step.dz)
+        constants |= dict(NEED_DA=step.da and not step.transposed)
+        constants |= dict(NEED_DB=step.db or step.transposed)
+    return step, problem, cfg.programs(problem.c) * splits, splits, constants
 
 
 def blur(
-    z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, cfg: Config | None = None
+    z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, plan: Plan | None = None
 ) -> Tensor:
     """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y."""
-    return _blur(z, [(a, b)], border, adjoint, cfg)
+    return _blur("blur", z, [(a, b)], border, adjoint, plan)
 
 
 def blur_pair(
     z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool,
-    cfg: Config | None = None,
+    plan: Plan | None = None,
 ) -> Tensor:  # fmt: skip
     """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint, a to d of one shape: one launch too."""
-    return _blur(z, [(a, d), (c, b)], border, adjoint, cfg)
+    return _blur("blur_pair", z, [(a, d), (c, b)], border, adjoint, plan)
 
 
 def _blur(
-    z: Tensor, tables: list[tuple[Tensor, Tensor]], border: str, adjoint: bool,
-    cfg: Config | None,
+    op: str, z: Tensor, tables: list[tuple[Tensor, Tensor]], border: str, adjoint: bool,
+    plan: Plan | None,
 ) -> Tensor:  # fmt: skip
+    """y = the sum over the one or two (a, b) of T(a) z T(b)ᵀ, or of its adjoint."""
     (x,) = _interpretable(z)
     y = _empty_like(x)
     if z.numel() > 0:
-        problem, device = _problem(x, tables[0][0], border), describe(z.device)
-        cfg = cfg or config.for_blur(problem, device, pair=len(tables) > 1)
-        _launch_blur(x, y, tables, adjoint, problem, device, cfg)
+        op += "_adjoint" if adjoint else ""
+        (cut,) = _cuts(op, x, tables[0][0], border, plan)
+        _launch_blur(x, y, tables, adjoint, cut)
     return y.to(z.dtype)
 
 
 def _launch_blur(
-    z: Tensor, y: Tensor, tables: list[tuple[Tensor, Tensor]], adjoint: bool,
-    problem: Problem, device: Device, cfg: Config,
-) -> None:  # fmt: skip
-    """y = the sum over the one or two (a, b) of T(a) z T(b)ᵀ, or of its adjoint."""
+    z: Tensor, y: Tensor, tables: list[tuple[Tensor, Tensor]], adjoint: bool, cut: _Cut
+) -> None:
     (a, b), (c, d) = tables[0], tables[-1]
-    programs = cfg.programs(problem.c)
-    splits = _splits(z, a, b, problem, programs, device)
+    _, problem, programs, splits, constants = cut
     _launch(
-        kernels.blur_kernel, programs * splits,
-        z, *_strides(z),
-        y, *_strides(y),
+        kernels.blur_kernel, programs,
+        z, *_strides(z.stride()),
+        y, *_strides(y.stride()),
         *_rows(a),
         *_rows(b),
         c.contiguous(), d.contiguous(),
         z.shape[0], problem.c, splits,
-        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
-        ADJOINT=adjoint, PAIR=len(tables) > 1,
-        **_tiles(cfg), PRECISION=_precision(z.dtype),
+        ADJOINT=adjoint, PAIR=len(tables) > 1, **constants,
     )  # fmt: skip
-
-
-def _tiles(cfg: Config) -> dict[str, int]:
-    return dict(
-        PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
-        BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
-        num_warps=cfg.warps, num_stages=cfg.stages,
-    )  # fmt: skip
-
-
-def _splits(
-    z: Tensor, a: Tensor, b: Tensor, problem: Problem, programs: int, device: Device
-) -> int:
-    """Programs along the batch: one an image where a table belongs to the sample."""
-    if a.dim() == 3 or b.dim() == 3:
-        return z.shape[0]
-    return config.splits(problem.n, programs, device)
 
 
 def blur_backward(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, passes: list[Pass] | None = None
+    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, plan: Plan | None = None
 ) -> tuple[Tensor, Tensor]:
     """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = <g, T(a) z T(b)ᵀ>, a and b of one shape: one launch where the
     tiles are small enough, and one for the sum of its partials."""
     gx, zx = _interpretable(g, z)
     dz = _empty_like(zx)
-    grads = _grads(gx, zx, dz, a, b, border, passes)
+    grads = _grads("blur_backward", gx, zx, dz, a, b, border, plan)
     return dz.to(z.dtype), grads
 
 
 def tap_grads(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, passes: list[Pass] | None = None
+    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, plan: Plan | None = None
 ) -> Tensor:
     """[∂F/∂a, ∂F/∂b] alone."""
     gx, zx = _interpretable(g, z)
-    return _grads(gx, zx, None, a, b, border, passes)
+    return _grads("tap_grads", gx, zx, zx, a, b, border, plan)
 
 
 def _grads(
-    g: Tensor, z: Tensor, dz: Tensor | None, a: Tensor, b: Tensor, border: str,
-    passes: list[Pass] | None,
+    op: str, g: Tensor, z: Tensor, dz: Tensor, a: Tensor, b: Tensor, border: str,
+    plan: Plan | None,
 ) -> Tensor:  # fmt: skip
-    """Write dz, where it is given, and return the gradients of both tables, (2, *a.shape)."""
+    """Write dz, where the op has it, and return the gradients of both tables, (2, *a.shape)."""
     tables = torch.zeros if z.numel() == 0 else torch.empty
     grads = tables((2, *a.shape), dtype=torch.float32, device=z.device)
     if z.numel() > 0:
-        problem, device = _problem(z, a, border), describe(z.device)
-        for step in passes or config.for_grad(problem, device, dz is not None):
+        for cut in _cuts(op, z, a, border, plan):
+            step = cut[0]
             if step.da or step.db:
-                _launch_grad(g, z, dz, a, b, grads, problem, device, step)
-            elif dz is not None:
-                _launch_blur(g, dz, [(a, b)], True, problem, device, step.config)
+                _launch_grad(g, z, dz, a, b, grads, cut)
+            else:
+                _launch_blur(g, dz, [(a, b)], True, cut)
     return grads
 
 
 def _launch_grad(
-    g: Tensor, z: Tensor, dz: Tensor | None, a: Tensor, b: Tensor, grads: Tensor,
-    problem: Problem, device: Device, step: Pass,
-) -> None:  # fmt: skip
+    g: Tensor, z: Tensor, dz: Tensor, a: Tensor, b: Tensor, grads: Tensor, cut: _Cut
+) -> None:
     """Run one pass, which writes dz and the gradients of the tables that it names."""
+    step, problem, programs, splits, constants = cut
     cfg = step.config
     out = grads[0 if step.da else 1 : 2 if step.db else 1]
-    programs = cfg.programs(problem.c)
-    splits = _splits(z, a, b, problem, programs, device)
     shape = (len(out), splits, cfg.strips * cfg.segments, problem.c, problem.radius + 1)
     whole = math.prod(shape) == out.numel()  # no partials to sum
     partial = out if whole else torch.empty(shape, dtype=torch.float32, device=z.device)
-    need_da, need_db = step.da, step.db
     if step.transposed:
-        problem, g, z = problem.transposed, g.mT, z.mT
-        a, b, need_da, need_db = b, a, need_db, need_da
-    written = dz if dz is not None and step.dz else z  # z is not written
+        g, z, a, b = g.mT, z.mT, b, a
+    written = dz if step.dz else z  # z is not written
     _launch(
-        kernels.grad_kernel, programs * splits,
-        g, *_strides(g),
-        z, *_strides(z),
-        written, *_strides(written),
+        kernels.grad_kernel, programs,
+        g, *_strides(g.stride()),
+        z, *_strides(z.stride()),
+        written, *_strides(written.stride()),
         *_rows(a),
         *_rows(b),
         partial[0], partial[-1],
         z.shape[0], problem.c, splits,
-        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
-        NEED_DZ=step.dz, NEED_DA=need_da, NEED_DB=need_db,
-        **_tiles(cfg), PRECISION=_precision(z.dtype),
+        **constants,
     )  # fmt: skip
     if whole:
         return

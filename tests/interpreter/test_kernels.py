@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from akm_triton.backend import config
 from akm_triton.backend import torch as plain
 from akm_triton.backend import triton as fused
+from akm_triton.tuning.plan import Pass, tile
+from akm_triton.tuning.problem import Problem
 from reference import composition, oracle
 
 BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
@@ -166,13 +166,13 @@ def test_segments_of_rows(segments: int, border: str) -> None:
     """A tall map shared among programs, as where channels are few."""
     z, g = random(1, 1, 100, 20, seed=1), random(1, 1, 100, 20, seed=2)
     a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
-    problem = config.Problem(1, 1, 100, 20, 15, border, 4, False)
-    cfg = replace(config.tile(problem, 1, 16, 32, 4), segments=segments)
+    problem = Problem("blur", 1, 1, 100, 20, 15, border, 4, False)
+    cfg = tile(problem, 1, 16, 32, 4, segments=segments)
     exactly = (exact(a), exact(b), border)
-    y = fused.blur(z, a, b, border, False, cfg)
+    y = fused.blur(z, a, b, border, False, (Pass(cfg, dz=True),))
     assert error(y, oracle.blur(exact(z), *exactly)) < tolerance(z.dtype, 15)
-    passes = [config.Pass(cfg, dz=True, da=True, db=True)]
-    dz, (da, db) = fused.blur_backward(g, z, a, b, border, passes)
+    plan = (Pass(cfg, dz=True, da=True, db=True),)
+    dz, (da, db) = fused.blur_backward(g, z, a, b, border, plan)
     assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < tolerance(z.dtype, 15)
     for found, want in zip((da, db), oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
         assert error(found, want) < tolerance(z.dtype, 15)

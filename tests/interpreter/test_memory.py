@@ -11,6 +11,7 @@ from torch import Tensor
 import akm_triton as akm
 from akm_triton.backend import kernels, tap_kernels
 from akm_triton.backend import triton as fused
+from akm_triton.tuning.problem import Device
 from tests.modes import Watch
 
 KERNELS = (
@@ -38,7 +39,7 @@ class Spy:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     log: list[str] = []
-    monkeypatch.setattr(fused, "describe", lambda _: fused.Device(132, 9))
+    monkeypatch.setattr(fused, "describe", lambda _: Device("sm_90", 132, 90, 232_448))
     for module, name in KERNELS:
         monkeypatch.setattr(module, name, Spy(name, log))
     return log

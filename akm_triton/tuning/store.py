@@ -1,0 +1,189 @@
+"""Plans on disk: the user's cache, which outlives any crash, and the tables that are shipped.
+
+A file belongs to one environment: device, capability, Triton, this package and the source of its
+kernels, for a plan is worth what it was measured with. Writers hold a lock, read what is there, add
+to it and rename it into place: what was committed stays, whoever is killed, and whenever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from akm_triton.tuning.problem import Device
+
+try:
+    import fcntl
+except ImportError:  # no such lock there, and no Triton
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+TABLES = Path(__file__).parent / "tables"
+
+Entries = dict[str, dict[str, Any]]
+"""Problem.key → {"plan", "seconds", "rule_seconds"}."""
+
+
+def folder() -> Path:
+    """Where the cache is: ``AKM_CACHE_DIR``, else ``akm_triton`` in the user's cache folder."""
+    named = os.environ.get("AKM_CACHE_DIR")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akm_triton"
+
+
+@functools.cache
+def kernel_hash() -> str:
+    """Of all source that decides which machine code a plan becomes."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for name in ("backend/kernels.py", "backend/toeplitz.py", "backend/triton.py"):
+        digest.update((package / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def environment(device: Device) -> dict[str, Any]:
+    import triton
+
+    import akm_triton
+
+    return {
+        "device": device.name,
+        "capability": device.capability,
+        "triton": triton.__version__,
+        "akm_triton": akm_triton.__version__,
+        "kernels": kernel_hash(),
+    }
+
+
+def slug(name: str) -> str:
+    """A file name: lower case, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def path_of(device: Device) -> Path:
+    env = environment(device)
+    digest = hashlib.sha256(json.dumps(env, sort_keys=True).encode()).hexdigest()[:12]
+    return folder() / f"{slug(device.name)}-{digest}.json"
+
+
+def read(device: Device) -> Entries:
+    """What the cache holds for this environment; a file that is no such thing is set aside."""
+    path = path_of(device)
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        return _set_aside(path, error)
+    try:
+        return _entries(json.loads(text), environment(device))
+    except ValueError as error:
+        return _set_aside(path, error)
+
+
+def _entries(found: Any, env: dict[str, Any]) -> Entries:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"not a tuning cache of format {FORMAT}")
+    if found.get("environment") != env:
+        raise ValueError(f"of another environment: {found.get('environment')}")
+    entries = found.get("entries")
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise ValueError("no entries")
+    return entries
+
+
+def _set_aside(path: Path, error: Exception) -> Entries:
+    aside = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
+    where = f"set aside as {aside.name}"
+    try:
+        os.replace(path, aside)
+    except OSError:
+        where = "left where it is"
+    warnings.warn(
+        f"the tuning cache {path} cannot be read ({error}); {where}. Plans come from the rule "
+        "until tuned again",
+        stacklevel=2,
+    )
+    return {}
+
+
+def add(device: Device, entries: Entries) -> bool:
+    """Commit entries to the cache; False, with a warning, where it cannot be written."""
+    path = path_of(device)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            whole = {**read(device), **entries}
+            write(path, environment(device), whole)
+    except OSError as error:
+        warnings.warn(
+            f"the tuning cache {path} cannot be written ({error}); what was tuned serves this "
+            "process alone. Set AKM_CACHE_DIR to a folder that can be",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> None:
+    """The whole file or nothing of it, an entry a line."""
+    lines = ",\n".join(
+        f"  {json.dumps(key)}: {json.dumps(entries[key])}" for key in sorted(entries)
+    )
+    head = {"format": FORMAT, "environment": env, **more}
+    pairs = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    text = "{\n" + ",\n".join([*pairs, ' "entries": {\n' + lines + "\n }"]) + "\n}\n"
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One writer at a time; the system lets go for one that dies."""
+    with open(path.with_suffix(".lock"), "a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def clear() -> int:
+    """Remove every file of the cache; returns how many plans' files there were."""
+    where = folder()
+    count = 0
+    for path in sorted(where.glob("*.json*")) + sorted(where.glob(".*.json.*")):
+        path.unlink(missing_ok=True)
+        count += path.suffix == ".json"
+    return count
+
+
+def table(device: Device, root: Path = TABLES) -> Entries:
+    """The entries shipped for this device, empty where there are none for these kernels."""
+    path = root / f"{slug(device.name)}.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    env = found["environment"]
+    if (env["device"], env["kernels"]) != (device.name, kernel_hash()):
+        return {}
+    entries: Entries = found["entries"]
+    return entries
