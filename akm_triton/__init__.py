@@ -4,6 +4,7 @@ speaks."""
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import SEED, AKMConv2d, Modulation2d
+from akm_triton.tuning.session import tune
 
 __all__ = [
     "SEED",
@@ -12,6 +13,7 @@ __all__ = [
     "gaussian_blur",
     "gaussian_taps",
     "modulate",
+    "tune",
     "warmup",
 ]
 __version__ = "0.1.0"

@@ -103,6 +103,11 @@ def value_at_trace(size: int | torch.SymInt) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
+def in_backward() -> bool:
+    """Whether the autograd engine is calling."""
+    return KNOWN and torch._C._current_graph_task_id() != -1
+
+
 def in_export() -> bool:
     """Whether ``torch.export`` is tracing, whose graphs keep ops that launch Triton kernels."""
     return custom_triton_ops_decomposition_disabled()

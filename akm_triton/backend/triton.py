@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from akm_triton.tuning.plan import Pass, Plan
 from akm_triton.tuning.problem import Device, Problem
 
 INTERPRET: bool = triton.knobs.runtime.interpret
+AUTOTUNE = os.environ.get("AKM_AUTOTUNE") == "1"
 
 
 @functools.cache
@@ -34,8 +38,26 @@ def describe(device: torch.device) -> Device:
     )
 
 
+_Launcher = Callable[..., None]
+_instead: _Launcher | None = None
+
+
+@contextlib.contextmanager
+def launching(instead: _Launcher) -> Iterator[None]:
+    """Call ``instead(kernel, *args, **constants)`` where a kernel would be launched."""
+    global _instead
+    _instead, before = instead, _instead
+    try:
+        yield
+    finally:
+        _instead = before
+
+
 def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
     """Run ``kernel`` on (x, *args), or leave a node for it in the graph that is being traced."""
+    if _instead is not None:
+        _instead(kernel, x, *args, **constants)
+        return
     if in_graph(x):
         torch.library.wrap_triton(kernel)[(programs,)](x, *args, **constants)
         return
@@ -94,7 +116,13 @@ def _cuts(op: str, z: Tensor, table: Tensor, border: str, plan: Plan | None) -> 
     problem, device = problem_of(op, z, table, border), describe(z.device)
     if plan is not None:
         return [_cut(step, problem, device) for step in plan]
+    if AUTOTUNE:
+        _session().meet(problem, device, z.device, in_graph(z))
     return _chosen(problem, device, choice.generation())
+
+
+def _session() -> Any:
+    return import_module("akm_triton.tuning.session")  # which runs what is here
 
 
 @functools.lru_cache(4096)

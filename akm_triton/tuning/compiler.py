@@ -1,0 +1,91 @@
+"""Compile a launch ahead of time, for any GPU and without one, and read its machine code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+
+
+class Launch:
+    """A kernel with its arguments, as ``backend.triton.launching`` hands them over."""
+
+    def __init__(self, kernel: Any, *args: Any, **constants: Any) -> None:
+        names = [name for name in ("num_warps", "num_stages") if name in constants]
+        self.kernel = kernel
+        self.options: dict[str, int] = {name: constants.pop(name) for name in names}
+        self.arguments: dict[str, Any] = dict(zip(kernel.arg_names, args, strict=False)) | constants
+
+    @property
+    def name(self) -> str:
+        outputs = [x for x in ("dz", "da", "db") if self.arguments.get(f"NEED_{x.upper()}")]
+        outputs += ["pair"] if self.arguments.get("PAIR") else []
+        return self.kernel.__name__ + (f"({','.join(outputs)})" if outputs else "")
+
+
+def compile_launch(launch: Launch, capability: int) -> Any:
+    """What the launcher would compile on a device of this capability."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for i, name in enumerate(launch.kernel.arg_names):
+        value = launch.arguments[name]
+        if isinstance(value, torch.Tensor):
+            signature[name] = _TYPES[value.dtype]
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        elif launch.kernel.params[i].is_constexpr or value == 1:
+            signature[name] = "constexpr"
+            constants[name] = value
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    return triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options=dict(launch.options)
+    )
+
+
+def _tool(name: str, *args: str) -> str:
+    import triton.backends.nvidia
+
+    path = Path(triton.backends.nvidia.__file__).parent / "bin" / name
+    return subprocess.run([str(path), *args], capture_output=True, text=True, check=True).stdout
+
+
+def inspect(compiled: Any) -> dict[str, int]:
+    """Registers, spills, shared memory, widest global load and matrix instructions."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = _tool("nvdisasm", "-c", file.name)
+    stack = re.search(r"STACK:(\d+)", usage)
+    registers = re.search(r"REG:(\d+)", usage)
+    assert stack and registers, usage
+    spills = len(re.findall(r"\b(?:LDL|STL)\b", code)) + (int(stack[1]) > 0)
+    loads = re.findall(r"\bLDG(?:STS)?\.[A-Z0-9._]*", code)
+    return {
+        "registers": int(registers[1]),
+        "spills": spills,
+        "shared_bytes": compiled.metadata.shared,
+        "widest_load_bytes": max((_width(load) for load in loads), default=0),
+        "tensor_core_ops": len(re.findall(r"\b(?:HGMMA|HMMA|UTC\w*MMA)\b", code)),
+    }
+
+
+def _width(load: str) -> int:
+    for suffix, width in (("128", 16), ("64", 8), ("U16", 2), ("S16", 2), ("U8", 1), ("S8", 1)):
+        if suffix in load.split("."):
+            return width
+    return 4

@@ -1,0 +1,196 @@
+"""Measure the plans of a problem and keep the best that computes the right thing."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from akm_triton.backend import triton as fused
+from akm_triton.internals import outside_transforms
+from akm_triton.tuning import choice, compiler, space, store
+from akm_triton.tuning.clock import Clock, clock_of
+from akm_triton.tuning.plan import Plan, to_json
+from akm_triton.tuning.problem import Device, Problem
+from akm_triton.tuning.rule import rule
+from akm_triton.tuning.workload import TOLERANCE, Workload
+
+MOST = 24
+"""Candidates tried for a problem, the model's best."""
+FINALISTS = 4
+GAIN = 0.99
+"""The rule stays unless a candidate takes less than this share of its time."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    plan: Plan
+    seconds: float | None
+    reason: str | None = None
+    """Why it was not measured."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    problem: Problem
+    plan: Plan
+    seconds: float
+    rule_seconds: float
+    clock: str
+    trials: list[Trial] = field(default_factory=list, repr=False)
+    pruned: list[space.Pruned] = field(default_factory=list, repr=False)
+
+    def entry(self) -> dict[str, Any]:
+        """What the cache holds of it."""
+        return {
+            "plan": to_json(self.plan),
+            "seconds": self.seconds,
+            "rule_seconds": self.rule_seconds,
+            "clock": self.clock,
+        }
+
+
+def tune_problem(
+    problem: Problem, where: torch.device, *,
+    seconds: float, clock: Clock | None = None, most: int = MOST,
+) -> Tuned:  # fmt: skip
+    """The fastest plan found in about so many seconds; the rule's is always tried, and first.
+
+    Raises:
+        RuntimeError: the rule's own plan fails, or computes something else.
+    """
+    stop = time.monotonic() + seconds
+    device = fused.describe(where)
+    clock = clock or clock_of(where, device)
+    work = Workload(problem, where, clock.copies(_bytes(problem)))
+    base = rule(problem, device)
+    first = _tried(base, work, clock)
+    if first.seconds is None:
+        raise RuntimeError(f"the rule's plan for {problem.key} fails: {first.reason}")
+    trials = {base: first}
+
+    def try_all(plans: list[Plan]) -> None:
+        fresh = [plan for plan in plans if plan not in trials]
+        batch = max(1, os.cpu_count() or 1)
+        for start in range(0, len(fresh), batch):
+            if time.monotonic() > stop:
+                return
+            some = fresh[start : start + batch]
+            for plan, reason in zip(some, _unfit(some, work, device), strict=True):
+                trials[plan] = Trial(plan, None, reason) if reason else _tried(plan, work, clock)
+
+    found, pruned = space.candidates(problem, device)
+    try_all([candidate.plan for candidate in found[:most]])
+    for plan in _best(trials)[:2]:
+        try_all(list(space.variations(plan, problem, device)))
+    final = list(dict.fromkeys([base, *_best(trials)[:FINALISTS]]))
+    times = dict(zip(final, clock.seconds(final, work, rounds=31), strict=True))
+    best = min(final, key=times.__getitem__)
+    if times[best] > GAIN * times[base]:
+        best = base
+    return Tuned(problem, best, times[best], times[base], clock.name, list(trials.values()), pruned)
+
+
+def _bytes(problem: Problem) -> int:
+    maps = 2 + ("da" in problem.outputs)
+    return maps * problem.n * problem.c * problem.h * problem.w * problem.itemsize
+
+
+def _best(trials: Mapping[Plan, Trial]) -> list[Plan]:
+    measured = {p: t.seconds for p, t in trials.items() if t.seconds is not None}
+    return sorted(measured, key=measured.__getitem__)
+
+
+def _tried(plan: Plan, work: Workload, clock: Clock) -> Trial:
+    """Run it, compare, and time it; whatever goes wrong is its reason."""
+    try:
+        error = work.error(work.run(plan))
+        bound = TOLERANCE[work.problem.itemsize]
+        if not error <= bound:
+            return Trial(plan, None, f"wrong: {error:.1e} of the largest value, over {bound:.0e}")
+        return Trial(plan, clock.seconds([plan], work, rounds=7)[0])
+    except Exception as error:  # compilers and drivers raise all kinds
+        return Trial(plan, None, f"{type(error).__name__}: {str(error).splitlines()[:1]}")
+
+
+def _unfit(plans: list[Plan], work: Workload, device: Device) -> list[str | None]:
+    """Why these are not worth a run, by their machine code; compiled side by side."""
+    if fused.INTERPRET:
+        return [None] * len(plans)
+    launches: list[list[compiler.Launch]] = []
+    for plan in plans:
+        found: list[compiler.Launch] = []
+        with fused.launching(lambda *a, found=found, **k: found.append(compiler.Launch(*a, **k))):
+            work.run(plan)
+        launches.append(found)
+    with ThreadPoolExecutor(len(plans)) as pool:
+        return list(pool.map(lambda each: _flaw(each, device), launches))
+
+
+def _flaw(launches: list[compiler.Launch], device: Device) -> str | None:
+    for launch in launches:
+        try:
+            facts = compiler.inspect(compiler.compile_launch(launch, device.capability))
+        except Exception as error:
+            return f"does not compile: {str(error).splitlines()[:1]}"
+        if facts["spills"]:
+            return f"{launch.name} spills: {facts['spills']} instructions"
+        if facts["shared_bytes"] > device.shared_bytes:
+            return f"{launch.name} needs {facts['shared_bytes']} bytes of shared memory"
+    return None
+
+
+def tune(
+    problems: Mapping[Problem, Device], where: torch.device, *,
+    seconds: float, clock: Clock | None = None, again: bool = False,
+    report: Callable[[Tuned], object] = lambda _: None,
+) -> list[Tuned]:  # fmt: skip
+    """Tune what the cache does not hold, or all of it ``again``, and keep each result at once.
+
+    Under torch.distributed the first process of a machine tunes and the others wait for its file.
+    """
+    device = fused.describe(where)
+    wanted = {p.key: p for p in problems if again or p.key not in choice.cached(device)}
+    if not _leads():
+        _wait(list(wanted), device, 60 + 2 * seconds * len(wanted))
+        return []
+    results = []
+    with outside_transforms(), torch.no_grad(), torch.autocast(where.type, enabled=False):
+        for problem in wanted.values():
+            try:
+                tuned = tune_problem(problem, where, seconds=seconds, clock=clock)
+            except (RuntimeError, torch.OutOfMemoryError) as error:
+                warnings.warn(f"{problem.key} keeps the rule's plan: {error}", stacklevel=2)
+                continue
+            choice.keep(device, {problem.key: tuned.entry()})
+            results.append(tuned)
+            report(tuned)
+    return results
+
+
+def _leads() -> bool:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return True
+    rank = os.environ.get("LOCAL_RANK")
+    return (int(rank) if rank else torch.distributed.get_rank()) == 0
+
+
+def _wait(keys: list[str], device: Device, seconds: float) -> None:
+    """Until another process has committed all of them, anew where there are some already."""
+    stop = time.monotonic() + seconds
+    before = {key: choice.cached(device).get(key) for key in keys}
+    while missing := [key for key in keys if choice.reload(device).get(key) == before[key]]:
+        if time.monotonic() > stop:
+            warnings.warn(
+                f"{len(missing)} problems were not tuned by the first process in {seconds:.0f} s, "
+                f"or not in {store.folder()}; the rule serves here",
+                stacklevel=2,
+            )
+            return
+        time.sleep(0.1)

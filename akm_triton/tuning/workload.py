@@ -1,0 +1,89 @@
+"""Tensors to measure a problem on, and what its results should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from akm_triton.backend import torch as _plain
+from akm_triton.backend import triton as _fused
+from akm_triton.gaussian import gaussian_taps
+from akm_triton.tuning.plan import Plan
+from akm_triton.tuning.problem import Problem
+
+plain: Any = _plain  # their arguments are spread from lists
+fused: Any = _fused
+
+# Of the largest value: candidates differ by rounding alone.
+TOLERANCE = {2: 2e-2, 4: 1e-4}
+IMAGES = 4  # compared at a time, in float64
+
+
+class Workload:
+    """An op on random maps, of which ``copies`` can take turns so that none is found in a cache."""
+
+    def __init__(self, problem: Problem, device: torch.device, copies: int = 1) -> None:
+        self.problem, self.device, self.copies = problem, device, copies
+        draw = torch.Generator(device).manual_seed(0)  # the user's random numbers stay
+        dtype = torch.float16 if problem.half else torch.float32
+        memory = torch.channels_last if problem.channels_last else torch.contiguous_format
+        shape = (problem.n, problem.c, problem.h, problem.w)
+
+        def maps() -> Tensor:
+            x = torch.randn(shape, generator=draw, device=device, dtype=torch.float32)
+            return x.to(dtype, memory_format=memory)
+
+        self.z = [maps() for _ in range(copies)]
+        self.g = [maps() for _ in range(copies)] if "da" in problem.outputs else self.z
+        channels = (problem.n, problem.c) if problem.per_sample else (problem.c,)
+        sigma = torch.rand(channels, generator=draw, device=device) * problem.radius / 2 + 0.3
+        k = gaussian_taps(sigma, problem.radius)
+        along = torch.randn(k.shape, generator=draw, device=device) * k
+        self.tables: Any = (0.7 * k, k, along, k) if problem.pair else (0.7 * k, k)
+
+    @property
+    def bytes(self) -> int:
+        """Of the maps that one run reads and writes."""
+        maps = 2 + ("da" in self.problem.outputs)
+        return maps * self.z[0].numel() * self.problem.itemsize
+
+    def run(self, plan: Plan, turn: int = 0) -> tuple[Tensor, ...]:
+        z, g, p = self.z[turn % self.copies], self.g[turn % self.copies], self.problem
+        if p.op == "tap_grads":
+            return (fused.tap_grads(g, z, *self.tables, p.border, plan),)
+        if p.op == "blur_backward":
+            return fused.blur_backward(g, z, *self.tables, p.border, plan)
+        op = fused.blur_pair if p.pair else fused.blur
+        return (op(z, *self.tables, p.border, p.adjoint, plan),)
+
+    def error(self, found: tuple[Tensor, ...]) -> float:
+        """Of the first copy's results, over their largest value: by plain PyTorch in float64, which
+        shares no code with the kernels."""
+        p, worst = self.problem, 0.0
+        grads: Tensor | None = None
+        for first in range(0, p.n, IMAGES):
+            part = slice(first, first + IMAGES)
+            z, g = self.z[0][part].double(), self.g[0][part].double()
+            tables: Any = [t[part].double() if p.per_sample else t.double() for t in self.tables]
+            if "da" in p.outputs:
+                taps = plain.tap_grads(g, z, *tables, p.border)
+                if p.per_sample:
+                    worst = max(worst, _distance(found[-1][:, part], taps))
+                else:
+                    grads = taps if grads is None else grads + taps
+                want = plain.blur(g, *tables, p.border, True) if "dz" in p.outputs else None
+            elif p.pair:
+                want = plain.blur_pair(z, *tables, p.border, p.adjoint)
+            else:
+                want = plain.blur(z, *tables, p.border, p.adjoint)
+            if want is not None:
+                worst = max(worst, _distance(found[0][part], want))
+        return worst if grads is None else max(worst, _distance(found[-1], grads))
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """NaN counts as infinitely far."""
+    apart = (found.double() - wanted).abs().amax() / wanted.abs().amax().clamp(min=1e-30)
+    return float(torch.nan_to_num(apart, nan=torch.inf))
