@@ -7,6 +7,7 @@ from importlib import import_module
 COMMANDS = {
     "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
     "kernel-size": ("bench.sweeps", "throughput over kernel size, beside every rival"),
+    "tune-device": ("bench.tune_device", "tune this GPU and write the table shipped for it"),
     "codegen": ("bench.codegen", "what the kernels compile to, without a GPU"),
 }
 

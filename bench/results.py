@@ -33,12 +33,12 @@ def save(
         "torch": torch.__version__,
         "triton": _triton_version(),
         "numpy": np.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "threads": torch.get_num_threads(),
     }
     if device.type == "cuda":
-        record["driver"] = _driver()
+        record["driver"] = driver()
     path = root / slug(name) / f"{sweep}.json"
     write_json(path, {**record, **more, "rows": rows})
     return path
@@ -92,17 +92,18 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _commit() -> str:
+def commit() -> str:
     """The revision measured, "-dirty" where the code differs from it."""
     code = ["akm_triton", ":(glob)bench/*.py"]
     try:
-        commit = _output("git", "rev-parse", "--short=12", "HEAD")
-        return commit + ("-dirty" if _output("git", "status", "--porcelain", "--", *code) else "")
+        head = _output("git", "rev-parse", "--short=12", "HEAD")
+        return head + ("-dirty" if _output("git", "status", "--porcelain", "--", *code) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _driver() -> str:
+def driver() -> str:
+    """Of the first NVIDIA GPU."""
     try:
         query = ("--query-gpu=driver_version", "--format=csv,noheader")
         return _output("nvidia-smi", *query).splitlines()[0]

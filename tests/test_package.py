@@ -47,7 +47,7 @@ def test_the_wheel_holds_the_whole_package(wheel: zipfile.ZipFile) -> None:
     source = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "akm_triton").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".json") or path.name == "py.typed"
     }
     packed = {name for name in wheel.namelist() if name.startswith("akm_triton/")}
     assert packed == source

@@ -57,9 +57,8 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         print(f"\n{problem.key}: by the {chosen.origin}")
         entry = choice.cached(device).get(problem.key)
         if chosen.origin == "cache" and entry:
-            print(
-                f"  {1e6 * entry['seconds']:.1f} µs, {1e6 * entry['rule_seconds']:.1f} by the rule"
-            )
+            mine, rules = 1e6 * entry["seconds"], 1e6 * entry["rule_seconds"]
+            print(f"  {mine:.1f} µs measured, {rules:.1f} µs by the rule")
         model = cost(chosen.plan, problem, device)
         print(f"  the model says {1e6 * model.seconds:.1f} µs, {model.dram_bytes / 1e6:.1f} MB")
         for step, numbers in zip(chosen.plan, to_json(chosen.plan), strict=True):

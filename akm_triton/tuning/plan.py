@@ -179,7 +179,7 @@ def check(plan: Plan, problem: Problem) -> None:
             raise ValueError(f"stages {cfg.stages}, waves {cfg.waves} or warps {cfg.warps}")
         if cfg.precision not in ("tf32x3", "bf16x6", "ieee"):
             raise ValueError(f"precision {cfg.precision!r} loses the accuracy of float32")
-        if step.da and cfg.out_w != cfg.block_w:
+        if step.da and not step.transposed and cfg.out_w != cfg.block_w:
             raise ValueError("∂F/∂a needs whole windows; transposed it is ∂F/∂b")
         if step.transposed and (step.dz or step.db):
             raise ValueError("a transposed pass writes ∂F/∂a alone")

@@ -82,7 +82,7 @@ def read(device: Device) -> Entries:
     path = path_of(device)
     try:
         text = path.read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
         return _set_aside(path, error)

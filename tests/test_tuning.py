@@ -1,0 +1,388 @@
+"""Which launch is chosen, by what, and that nothing kept is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import akm_triton as akm
+
+pytest.importorskip("triton")
+
+from akm_triton.tuning import __main__ as command
+from akm_triton.tuning import choice, space, store
+from akm_triton.tuning.cost import ROOFS, cost, roof_of
+from akm_triton.tuning.plan import Config, Pass, Plan, check, from_json, tile, to_json
+from akm_triton.tuning.problem import MAX_RADIUS, OPS, Device, Problem
+from akm_triton.tuning.rule import rule
+
+ROOT = Path(__file__).parent.parent
+H200 = Device("NVIDIA H200", 132, 90, 232_448)
+DEVICES = (
+    H200,
+    Device("NVIDIA A100-SXM4-80GB", 108, 80, 166_912),
+    Device("NVIDIA GeForce RTX 4090", 128, 89, 101_376),
+    Device("NVIDIA GeForce RTX 3050", 20, 86, 101_376),
+    Device("NVIDIA B200", 148, 100, 232_448),
+    Device("NVIDIA GeForce RTX 5090", 170, 120, 101_376),
+)
+BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+
+sides = st.one_of(st.integers(1, 64), st.integers(65, 2100))
+problems = st.builds(
+    Problem,
+    op=st.sampled_from(OPS), n=st.integers(1, 4096), c=st.integers(1, 2048), h=sides, w=sides,
+    radius=st.integers(1, MAX_RADIUS), border=st.sampled_from(BORDERS),
+    itemsize=st.sampled_from((2, 4)), channels_last=st.booleans(), per_sample=st.booleans(),
+)  # fmt: skip
+
+
+def assert_covers(plan: Plan, problem: Problem) -> None:
+    """Every output once, every column by one strip, with all it needs within its window; every
+    block of rows by one segment; every image by one split. From the geometry alone."""
+    assert sorted(x for step in plan for x in step.outputs) == sorted(problem.outputs)
+    for step in plan:
+        cfg = step.config
+        h, w = (problem.w, problem.h) if step.transposed else (problem.h, problem.w)
+        written: list[int] = []
+        for strip in range(cfg.strips):
+            if cfg.out_w == cfg.block_w:
+                left = strip * cfg.step_w
+                own = range(
+                    0 if strip == 0 else left + cfg.halo,
+                    w if strip == cfg.strips - 1 else left + cfg.halo + cfg.step_w,
+                )
+                assert left <= own.start and own.stop <= left + cfg.block_w
+            else:
+                own = range(strip * cfg.out_w, min((strip + 1) * cfg.out_w, w))
+                left = own.start - cfg.halo
+            written += own
+            if cfg.strips > 1:
+                low, high = own.start - problem.radius, own.stop - 1 + problem.radius
+                if problem.border != "circular":  # folded, they lie between the edge and the window
+                    low, high = max(low, 0), min(high, w - 1)
+                assert left <= low and high < left + cfg.block_w
+        assert written == list(range(w))
+        blocks = -(-h // cfg.block_h)
+        assert blocks == 1 or cfg.block_h >= problem.radius
+        bounds = [segment * blocks // cfg.segments for segment in range(cfg.segments + 1)]
+        assert bounds[0] == 0 and bounds[-1] == blocks and sorted(set(bounds)) == bounds
+        assert cfg.planes * -(-problem.c // cfg.planes) >= problem.c
+        assert min(cfg.block_h, cfg.block_w, cfg.out_w) >= 16
+
+
+@settings(max_examples=600, deadline=None)
+@given(problems, st.sampled_from(DEVICES))
+def test_the_rule_always_answers_and_always_the_same(problem: Problem, device: Device) -> None:
+    plan = rule(problem, device)
+    assert_covers(plan, problem)
+    check(plan, problem)
+    assert rule(replace(problem), device) == plan
+    for step in plan:
+        splits = step.config.splits(problem, device)
+        assert 1 <= splits <= problem.n
+        assert not problem.per_sample or splits == problem.n
+    assert from_json(json.loads(json.dumps(to_json(plan))), problem) == plan
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems, st.sampled_from(DEVICES))
+def test_candidates_and_their_variations_are_plans(problem: Problem, device: Device) -> None:
+    found, pruned = space.candidates(problem, device)
+    assert len({x.plan for x in found}) == len(found)
+    assert [x.seconds for x in found] == sorted(x.seconds for x in found)
+    for candidate in found:
+        assert_covers(candidate.plan, problem)
+    if found:
+        others = list(space.variations(found[0].plan, problem, device))
+        assert others and found[0].plan not in others
+        for plan in others:
+            assert_covers(plan, problem)
+    assert all(x.reason for x in pruned)
+
+
+def test_pruning_says_why() -> None:
+    problem = Problem("blur_backward", 8, 64, 224, 20, 15, "circular", 4, False)
+    reasons = {x.reason for x in space.candidates(problem, H200)[1]}
+    for part in ("cannot wrap around", "too narrow for radius 15", "elements a thread",
+                 "several planes", "∂F/∂a needs whole windows"):  # fmt: skip
+        assert any(part in reason for reason in reasons), part
+
+
+BLUR = Problem("blur", 8, 64, 112, 112, 15, "symmetric", 2, False)
+
+
+def changed(**change: Any) -> Any:
+    (step,) = to_json((Pass(tile(BLUR, 1, 32, 64, 8), dz=True),))
+    return [{**step, **change}]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, "not a plan"),
+        ([3], "not a plan"),
+        ([], "blur writes"),
+        (changed(outputs=["da"]), "blur writes"),
+        (changed(outputs=["dx"]), "not a plan"),
+        (changed(planes=3), "power of two"),
+        (changed(planes=1.5), "power of two"),
+        (changed(block_h=8), "holds no halo"),
+        (changed(block_w=32, out_w=32), "too narrow"),
+        (changed(segments=0), "0 segments"),
+        (changed(segments=5), "5 segments of 4"),
+        (changed(stages=99), "stages 99"),
+        (changed(precision="tf32"), "loses the accuracy"),
+        (changed(colour="red"), "not a plan"),
+        (changed(outputs=["dz"], transposed=True), "transposed"),
+    ],
+)
+def test_what_is_no_plan_is_refused(found: Any, message: str) -> None:
+    assert from_json(changed(), BLUR)
+    with pytest.raises(ValueError, match=message):
+        from_json(found, BLUR)
+
+
+def test_the_key_tells_apart_what_runs_another_kernel() -> None:
+    base = Problem("blur", 8, 64, 56, 56, 15, "symmetric", 2, False)
+    others = [
+        replace(base, **change)
+        for change in (
+            {"op": "blur_pair"}, {"n": 9}, {"c": 65}, {"h": 57}, {"w": 57}, {"radius": 14},
+            {"border": "zeros"}, {"itemsize": 4}, {"channels_last": True}, {"per_sample": True},
+        )
+    ]  # fmt: skip
+    assert len({base.key, *(x.key for x in others)}) == 11
+    assert replace(base, n=5).key == base.key
+
+
+# The model.
+
+
+def test_roofs_are_those_of_the_data_sheets() -> None:
+    """FLOP a clock of a multiprocessor, which NVIDIA's architecture papers give: 4 tensor cores of
+    512 (Hopper), 256 (Ampere), 128 (Ada, float32 accumulate) fused multiply-adds."""
+    for name, fused in (("H200", 2048), ("H100 80GB HBM3", 2048), ("A100-SXM4-80GB", 1024),
+                        ("GeForce RTX 4090", 256)):  # fmt: skip
+        roof = ROOFS[f"NVIDIA {name}"]
+        assert roof.half == pytest.approx(2 * fused * roof.multiprocessors * roof.clock, rel=0.03)
+        assert roof.tf32 == pytest.approx(roof.half / 2, rel=0.01)
+    assert 6.5e12 < ROOFS["NVIDIA A100-SXM4-80GB"].l2 < 7.5e12
+    assert roof_of(Device("NVIDIA H20", 78, 90, 232_448)).dram == pytest.approx(4.8e12 * 78 / 132)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems, st.sampled_from(DEVICES))
+def test_the_model_is_no_faster_than_memory_and_grows_with_the_work(
+    problem: Problem, device: Device
+) -> None:
+    plan = rule(problem, device)
+    found = cost(plan, problem, device)
+    maps = 3 if problem.op == "blur_backward" else 2
+    least = maps * problem.n * problem.c * problem.h * problem.w * problem.itemsize
+    assert found.dram_bytes >= least
+    assert found.seconds > found.dram_bytes / roof_of(device).dram
+    assert found.operations > 0
+    if device.name in ROOFS:
+        assert found.requested_bytes >= least
+
+
+# What is kept.
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / "cache"))
+    choice.forget(everything=True)
+    yield tmp_path / "cache"
+    choice.forget(everything=True)
+
+
+def entry(problem: Problem, cfg: Config) -> dict[str, Any]:
+    plan = to_json((Pass(cfg, dz=True),))
+    return {"plan": plan, "seconds": 1e-5, "rule_seconds": 2e-5, "clock": "events"}
+
+
+OTHER = tile(BLUR, 1, 16, 64, 2)
+
+
+def test_cache_then_table_then_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.table, "__defaults__", (tmp_path,))
+    assert choice.choose(BLUR, H200) == choice.Choice(rule(BLUR, H200), "rule")
+    env = store.environment(H200)
+    shipped = tile(BLUR, 1, 32, 64, 2)
+    store.write(tmp_path / "nvidia-h200.json", env, {BLUR.key: entry(BLUR, shipped)})
+    choice.forget(everything=True)
+    assert choice.choose(BLUR, H200) == choice.Choice((Pass(shipped, dz=True),), "table")
+    before = choice.generation()
+    choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
+    assert choice.generation() > before
+    assert choice.choose(BLUR, H200) == choice.Choice((Pass(OTHER, dz=True),), "cache")
+    choice.forget(everything=True)  # as in the next process
+    assert choice.choose(BLUR, H200).origin == "cache"
+    assert choice.choose(BLUR, replace(H200, name="NVIDIA H100 PCIe")).origin == "rule"
+    # a table of other kernels says nothing of these
+    store.write(tmp_path / "nvidia-h200.json", {**env, "kernels": "0"}, {BLUR.key: {}})
+    assert store.table(H200, tmp_path) == {}
+
+
+def test_an_entry_that_is_no_plan_is_passed_over() -> None:
+    choice.keep(H200, {BLUR.key: {"plan": changed(planes=3)}})
+    with pytest.warns(UserWarning, match="planes must be a power of two, got 3"):
+        assert choice.choose(BLUR, H200).origin == "rule"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"format": 0}', "\x00\xff", '{"format": 1, "environment": {}, "entries": {}}',
+     '{"format": 1, "entries": 3}'],
+)  # fmt: skip
+def test_a_file_that_is_no_cache_is_set_aside(text: str, cache: Path) -> None:
+    path = store.path_of(H200)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.warns(UserWarning, match="set aside"):
+        assert choice.choose(BLUR, H200).origin == "rule"
+    (aside,) = cache.glob("*unreadable*")
+    assert aside.read_bytes() == text.encode("latin-1")
+    choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
+    choice.forget(everything=True)
+    assert choice.choose(BLUR, H200).origin == "cache"
+
+
+def test_truncated_at_any_byte_it_is_set_aside_or_whole(cache: Path) -> None:
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    path = store.path_of(H200)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 7):  # the last bytes are "}\n"
+        path.write_bytes(whole[:length])
+        with pytest.warns(UserWarning, match="set aside"):
+            assert store.read(H200) == {}
+
+
+@pytest.mark.parametrize("folder", ["/proc/akm", "a file"])
+def test_what_cannot_be_written_serves_this_process(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / folder))
+    with pytest.warns(UserWarning, match="cannot be written.*AKM_CACHE_DIR"):
+        choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
+    assert choice.choose(BLUR, H200).origin == "cache"
+
+
+def test_a_folder_for_reading_alone(cache: Path) -> None:
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    cache.chmod(0o500)
+    try:
+        with warnings.catch_warnings():  # the superuser may write all the same
+            warnings.simplefilter("ignore")
+            store.add(H200, {"another": {}})
+            store.path_of(H200).write_text("{") if os.geteuid() == 0 else None
+            assert set(store.read(H200)) <= {BLUR.key, "another"}
+    finally:
+        cache.chmod(0o700)
+
+
+WRITER = """
+import sys
+from akm_triton.tuning import store
+from akm_triton.tuning.problem import Device
+device = Device("NVIDIA H200", 132, 90, 232_448)
+name, count = sys.argv[1], int(sys.argv[2])
+for i in range(count):
+    assert store.add(device, {f"{name} {i}": {"plan": [], "padding": "x" * 5000}})
+    print(i, flush=True)
+"""
+
+
+def writer(name: str, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, name, str(count)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_two_writers_lose_nothing() -> None:
+    both = [writer(name, 25) for name in ("first", "second")]
+    assert [process.wait(120) for process in both] == [0, 0]
+    for process in both:
+        assert process.stdout
+        process.stdout.close()
+    assert set(store.read(H200)) == {f"{n} {i}" for n in ("first", "second") for i in range(25)}
+
+
+def test_killed_while_writing_it_loses_nothing_committed(cache: Path) -> None:
+    for attempt in range(3):
+        process = writer(f"attempt {attempt}", 100_000)
+        assert process.stdout
+        committed = [int(process.stdout.readline()) for _ in range(3 + attempt)][-1]
+        time.sleep(0.003 * attempt)
+        process.send_signal(signal.SIGKILL)
+        committed = max([committed, *(int(x) for x in process.stdout.read().split())])
+        process.wait()
+        process.stdout.close()
+        found = store.read(H200)  # a warning would be an error here
+        assert {f"attempt {attempt} {i}" for i in range(committed + 1)} <= set(found)
+    assert store.add(H200, {"after": {}})  # the lock of the dead is gone
+    assert store.clear() == 1
+    assert store.read(H200) == {} and not list(cache.glob("*.json*"))
+
+
+def test_shipped_tables_are_of_these_kernels_and_hold_plans() -> None:
+    for path in store.TABLES.glob("*.json"):
+        found = json.loads(path.read_text("utf-8"))
+        assert found["environment"]["kernels"] == store.kernel_hash(), "run bench tune-device"
+        assert path.stem == store.slug(found["environment"]["device"])
+        assert {"torch", "commit", "date", "driver"} <= found["provenance"].keys()
+        for held in found["entries"].values():
+            assert held["rule_seconds"] > 1.03 * held["seconds"]
+
+
+# What a user calls.
+
+
+def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+    shape = ["8", "64", "112", "112", "--dtype", "float16"]
+    command.main(["show", *shape])
+    found = capsys.readouterr().out
+    assert f"{BLUR.key}: by the rule" in found and "blur_backward 16-bit" in found
+    choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
+    command.main(["show", *shape, "--op", "blur"])
+    found = capsys.readouterr().out
+    assert "by the cache" in found and "10.0 µs measured, 20.0 µs by the rule" in found
+    assert str(cache) in found
+    command.main(["clear"])
+    assert "1 files removed" in capsys.readouterr().out
+    choice.forget(everything=True)
+    assert choice.choose(BLUR, H200).origin == "rule"
+    with pytest.raises(SystemExit):
+        command.main(["show", "0", "1", "1", "1"])
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "message"),
+    [
+        ([[(1, 2, 3)]], {}, ValueError, r"\(N, C, H, W\), got \(1, 2, 3\)"),
+        ([[(1, 2, 8, 8)]], {"order": -1}, ValueError, "order must not be negative, got -1"),
+        ([[(1, 2, 8, 8)]], {"seconds": 0}, ValueError, "seconds must be positive, got 0"),
+        ([[(1, 2, 8, 8)], 3], {}, TypeError, "inputs go with a model, got list"),
+        ([torch.nn.ReLU()], {"border": "zeros"}, TypeError, r"\['border'\] go with shapes"),
+    ],
+)
+def test_tune_refuses(args: Any, options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        akm.tune(*args, **options)
