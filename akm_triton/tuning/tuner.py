@@ -65,6 +65,13 @@ def tune_problem(
     Raises:
         RuntimeError: the rule's own plan fails, or computes something else.
     """
+    with outside_transforms(), torch.no_grad(), torch.autocast(where.type, enabled=False):
+        return _tune_problem(problem, where, seconds, clock, most)
+
+
+def _tune_problem(
+    problem: Problem, where: torch.device, seconds: float, clock: Clock | None, most: int
+) -> Tuned:
     stop = time.monotonic() + seconds
     device = fused.describe(where)
     clock = clock or clock_of(where, device)
@@ -161,16 +168,15 @@ def tune(
         _wait(list(wanted), device, 60 + 2 * seconds * len(wanted))
         return []
     results = []
-    with outside_transforms(), torch.no_grad(), torch.autocast(where.type, enabled=False):
-        for problem in wanted.values():
-            try:
-                tuned = tune_problem(problem, where, seconds=seconds, clock=clock)
-            except (RuntimeError, torch.OutOfMemoryError) as error:
-                warnings.warn(f"{problem.key} keeps the rule's plan: {error}", stacklevel=2)
-                continue
-            choice.keep(device, {problem.key: tuned.entry()})
-            results.append(tuned)
-            report(tuned)
+    for problem in wanted.values():
+        try:
+            tuned = tune_problem(problem, where, seconds=seconds, clock=clock)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            warnings.warn(f"{problem.key} keeps the rule's plan: {error}", stacklevel=2)
+            continue
+        choice.keep(device, {problem.key: tuned.entry()})
+        results.append(tuned)
+        report(tuned)
     return results
 
 

@@ -1,0 +1,335 @@
+"""The tuner from end to end, interpreted; and the traffic of the plans, counted load by load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import akm_triton as akm
+from akm_triton.backend import triton as fused
+from akm_triton.tuning import choice, session, store, tuner
+from akm_triton.tuning.cost import cost
+from akm_triton.tuning.plan import Pass, Plan, tile
+from akm_triton.tuning.problem import Problem
+from akm_triton.tuning.rule import rule
+from akm_triton.tuning.workload import Workload
+from bench import tune_device
+from tests.processes import in_two_processes
+
+CPU = torch.device("cpu")
+DEVICE = fused.describe(CPU)
+BLUR = Problem("blur", 2, 2, 20, 18, 3, "symmetric", 4, False)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("AKM_BACKEND", "triton")
+    choice.forget(everything=True)
+    yield tmp_path / "cache"
+    choice.forget(everything=True)
+
+
+class Scripted:
+    """A clock on which one plan is fast, and the rule takes a second."""
+
+    name = "scripted"
+
+    def __init__(self, fast: Plan) -> None:
+        self.fast = fast
+
+    def copies(self, bytes_each: int) -> int:
+        return 2
+
+    def seconds(self, plans: Sequence[Plan], work: Workload, rounds: int) -> list[float]:
+        return [0.5 if plan == self.fast else 1.0 for plan in plans]
+
+
+FAST = (Pass(tile(BLUR, 2, 32, 32, 4), dz=True),)
+
+
+def tuned(**options: Any) -> tuner.Tuned:
+    return tuner.tune_problem(BLUR, CPU, **{"seconds": 60, "most": 6, **options})
+
+
+def test_the_fastest_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST)], []))
+    found = tuned(clock=Scripted(FAST))
+    assert (found.plan, found.seconds, found.rule_seconds) == (FAST, 0.5, 1.0)
+    assert found.trials[0].plan == rule(BLUR, DEVICE)  # always tried, and first
+    assert all(trial.reason is None for trial in found.trials)
+
+
+class Candidate:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+
+def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST)], []))
+    right = fused.blur
+
+    def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, plan: Plan) -> Tensor:
+        y = right(z, a, b, border, adjoint, plan)
+        return 1.001 * y if plan == FAST else y
+
+    monkeypatch.setattr(fused, "blur", blur)
+    found = tuned(clock=Scripted(FAST))
+    assert found.plan == rule(BLUR, DEVICE) and found.seconds == found.rule_seconds
+    (trial,) = [trial for trial in found.trials if trial.plan == FAST]
+    assert trial.seconds is None and trial.reason and "wrong: 1." in trial.reason
+
+
+def test_one_that_fails_is_recorded_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST)], []))
+    launch = fused._launch
+
+    def failing(*args: Any, **constants: Any) -> None:
+        if constants["PLANES"] == 2:
+            raise RuntimeError("out of resources\nmore")
+        launch(*args, **constants)
+
+    monkeypatch.setattr(fused, "_launch", failing)
+    found = tuned(clock=Scripted(FAST))
+    assert found.plan == rule(BLUR, DEVICE)
+    (trial,) = [trial for trial in found.trials if trial.plan == FAST]
+    assert trial.reason == "RuntimeError: ['out of resources']"
+
+
+def test_without_time_the_rule_stays() -> None:
+    found = tuned(seconds=1e-9)
+    assert len(found.trials) == 1 and found.plan == rule(BLUR, DEVICE)
+
+
+def test_nan_is_wrong() -> None:
+    work = Workload(BLUR, CPU)
+    (y,) = work.run(FAST)
+    assert work.error((y,)) < 1e-5
+    y[1, 1, 3, 3] = torch.nan
+    assert work.error((y,)) == torch.inf
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("op", ["blur_adjoint", "blur_pair", "blur_backward", "tap_grads"])
+def test_the_rule_is_right_by_the_tuners_own_measure(op: str, per_sample: bool) -> None:
+    problem = Problem(op, 6, 2, 20, 18, 3, "reflect", 2, True, per_sample)
+    work = Workload(problem, CPU)
+    found = work.run(rule(problem, DEVICE))
+    assert work.error(found) < 5e-3
+    found[-1][0, -1] += 0.1 * found[-1].abs().max()
+    assert work.error(found) > 0.05  # each result is looked at, to the last image
+
+
+def test_random_numbers_and_modes_of_the_caller_stay() -> None:
+    state = torch.get_rng_state()
+    with torch.inference_mode(), torch.autocast("cpu"):
+        tuned(most=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# akm_triton.tune
+
+
+def test_a_model_is_tuned_and_uses_what_was_found(
+    capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(akm.AKMConv2d(2, 3, 3, padding=1), akm.Modulation2d(3, max_radius=3))
+    x = torch.randn(2, 2, 9, 8)
+    before = model(x)
+    results = akm.tune(model, x, seconds=0.5)
+    keys = {found.problem.key for found in results}
+    assert "blur 32-bit nchw 2x3x9x8 R=3 symmetric" in keys
+    assert any(key.startswith("blur_backward 32-bit nchw 2x3x9x8") for key in keys)
+    assert all(p.grad is None for p in model.parameters())
+    out = capsys.readouterr().out
+    assert "rule µs" in out and "a model's" in out and all(key in out for key in keys)
+    assert set(json.loads(store.path_of(DEVICE).read_text())["entries"]) == keys
+    choice.forget(everything=True)  # as in the next process
+    for found in results:
+        assert choice.choose(found.problem, DEVICE) == choice.Choice(found.plan, "cache")
+    torch.testing.assert_close(model(x), before)
+    assert akm.tune(model, x) == []
+    assert "the cache holds it all" in capsys.readouterr().out
+
+
+def test_shapes_are_tuned() -> None:
+    results = akm.tune(
+        [(2, 2, 6, 5)], order=0, seconds=0.2, dtype=torch.float16, max_radius=2, border="reflect",
+        memory_format=torch.channels_last, verbose=False, backend="triton",
+    )  # fmt: skip
+    (found,) = results
+    assert found.problem.key == "blur 16-bit channels_last 2x2x6x5 R=2 reflect"
+    again = akm.tune([(2, 2, 6, 5)], order=0, seconds=0.2, dtype=torch.float16, max_radius=2,
+                     border="reflect", memory_format=torch.channels_last, verbose=False,
+                     again=True)  # fmt: skip
+    assert [x.problem for x in again] == [found.problem]
+
+
+def test_tune_refuses_in_a_backward() -> None:
+    x = torch.zeros(1, requires_grad=True)
+    y = x * 1
+    y.register_hook(lambda _: akm.tune([(1, 1, 4, 4)]) and None)
+    with pytest.raises(RuntimeError, match="before a capture, trace or backward"):
+        y.backward()
+
+
+# AKM_AUTOTUNE=1
+
+
+@pytest.fixture
+def autotuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of what is tuned, in order."""
+    log: list[str] = []
+    right = tuner.tune_problem
+
+    def tune_problem(problem: Problem, *args: Any, **options: Any) -> tuner.Tuned:
+        log.append(problem.key)
+        return right(problem, *args, **options)
+
+    monkeypatch.setattr(tuner, "tune_problem", tune_problem)
+    monkeypatch.setattr(fused, "AUTOTUNE", True)
+    monkeypatch.setattr(session, "_waiting", {})
+    monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", "0.01")
+    return log
+
+
+def test_autotune_waits_for_the_end_of_a_backward(autotuned: list[str]) -> None:
+    z, r = torch.randn(1, 2, 7, 6), torch.ones(2, requires_grad=True)
+    y = akm.gaussian_blur(z, r, max_radius=2)
+    assert [key.split()[0] for key in autotuned] == ["blur"]
+    y.sum().backward()
+    assert len(autotuned) == 1
+    akm.gaussian_blur(z, r, max_radius=2)
+    assert [key.split()[0] for key in autotuned] == ["blur", "tap_grads"]
+    akm.gaussian_blur(z, r, max_radius=2).sum().backward()
+    akm.gaussian_blur(z, r, max_radius=2)
+    assert len(autotuned) == 2  # the cache holds them
+
+
+def test_autotune_waits_for_the_end_of_a_trace(autotuned: list[str]) -> None:
+    z, r = torch.randn(1, 2, 7, 6), torch.ones(2)
+    call = torch.compile(lambda z, r: akm.gaussian_blur(z, r, max_radius=2), backend="aot_eager")
+    y = call(z, r)
+    torch.testing.assert_close(y, akm.gaussian_blur(z, r, max_radius=2, backend="torch"))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        akm.gaussian_blur(z, r, max_radius=2)
+    assert len(autotuned) == 1
+
+
+def _both(rank: int, folder: str, log: str) -> None:
+    mine: list[str] = []
+    right = tuner.tune_problem
+
+    def tune_problem(problem: Problem, *args: Any, **options: Any) -> tuner.Tuned:
+        mine.append(problem.key)
+        return right(problem, *args, **options)
+
+    tuner.tune_problem = tune_problem
+    akm.tune([(1, 2, 6, 5), (1, 1, 6, 5)], seconds=0.1, max_radius=2, order=0, verbose=False)
+    chosen = [choice.choose(Problem("blur", 1, c, 6, 5, 2, "symmetric", 4, False), DEVICE)
+              for c in (1, 2)]  # fmt: skip
+    torch.save((mine, [x.origin for x in chosen]), f"{log}.{rank}")
+
+
+def test_one_process_tunes_and_the_other_waits_for_its_file(tmp_path: Path, cache: Path) -> None:
+    in_two_processes(_both, str(cache), str(tmp_path / "log"))
+    (first, origins), (second, others) = (torch.load(tmp_path / f"log.{i}") for i in (0, 1))
+    assert len(first) == 2 and second == []
+    assert origins == others == ["cache", "cache"]
+
+
+def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(UserWarning, match="1 problems were not tuned by the first process"):
+        tuner._wait(["none"], DEVICE, 0.2)
+
+
+def test_the_table_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--maps", "2x2x12x9", "--radius", "2", "--layout", "nchw", "--dtype", "float32",
+                 "--op", "blur", "--seconds", "1"]  # fmt: skip
+    with pytest.raises(SystemExit, match="interpreted, it measures nothing"):
+        tune_device.main(arguments)
+    folders = ["--tables", str(tmp_path / "tables"), "--root", str(tmp_path / "results")]
+    tune_device.main([*arguments, *folders])
+    problem = Problem("blur", 2, 2, 12, 9, 2, "symmetric", 4, False)
+    (result,) = (tmp_path / "results").glob("*/tune-device.json")
+    (row,) = json.loads(result.read_text())["rows"]
+    assert row["key"] == problem.key and row["rule_us"] >= row["tuned_us"] > 0
+    entries = store.table(DEVICE, tmp_path / "tables")
+    assert (problem.key in entries) == (row["rule_us"] > 1.03 * row["tuned_us"])
+    monkeypatch.setattr(tune_device, "KEEP", 100.0)
+    tune_device.main([*arguments, *folders])
+    assert store.table(DEVICE, tmp_path / "tables") == {}
+    assert tune_device.gap([{"rule_us": 2, "tuned_us": 1}, {"rule_us": 8, "tuned_us": 1}]) == 3
+
+
+# Traffic.
+
+
+class Traffic:
+    """What the kernels ask of some tensors: elements, each address as often as it is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from triton.runtime import interpreter
+
+        self.loads: list[Any] = []
+        self.stores: list[Any] = []
+        builder = interpreter.InterpreterBuilder
+        load, write = builder.create_masked_load, builder.create_masked_store
+
+        def create_masked_load(this: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+            self.loads.append(ptrs.data[mask.data.astype(bool)])
+            return load(this, ptrs, mask, *rest)
+
+        def create_masked_store(this: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+            self.stores.append(ptrs.data[mask.data.astype(bool)])
+            return write(this, ptrs, value, mask, *rest)
+
+        monkeypatch.setattr(builder, "create_masked_load", create_masked_load)
+        monkeypatch.setattr(builder, "create_masked_store", create_masked_store)
+
+    def of(self, log: str, *maps: Tensor) -> tuple[int, int]:
+        """(elements asked for, different ones) within the maps."""
+        import numpy as np
+
+        found = np.concatenate(getattr(self, log))
+        total = unique = 0
+        for x in maps:
+            start = x.data_ptr()
+            inside = found[(found >= start) & (found < start + x.numel() * x.element_size())]
+            total, unique = total + len(inside), unique + len(np.unique(inside))
+        return total, unique
+
+
+SHAPES = [(7, 5), (14, 14), (28, 28), (64, 33), (40, 150), (90, 70), (130, 20)]
+
+
+@pytest.mark.parametrize("border", ["symmetric", "reflect", "circular", "zeros"])
+@pytest.mark.parametrize("op", ["blur", "blur_adjoint", "blur_backward"])
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_traffic(
+    shape: tuple[int, int], itemsize: int, op: str, border: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each element moved once where planes are resident, and as often as the model says where they
+    are streamed; of DRAM, which sees an address once, always once."""
+    problem = Problem(op, 1, 2, *shape, 5, border, itemsize, False)
+    plan, work = rule(problem, DEVICE), Workload(problem, CPU)
+    traffic = Traffic(monkeypatch)
+    results = work.run(plan)
+    maps = [work.z[0]] if work.g is work.z else [work.z[0], work.g[0]]
+    asked, different = traffic.of("loads", *maps)
+    written, places = traffic.of("stores", results[0])
+    plane = 2 * shape[0] * shape[1]
+    assert different == len(maps) * plane
+    assert written == places == plane
+    resident = all(x.config.strips == 1 and not x.config.streams(x.problem(problem)) for x in plan)
+    if resident and len(plan) == 1:
+        assert asked == len(maps) * plane
+    assert (asked + written) * itemsize == cost(plan, problem, DEVICE).requested_bytes
