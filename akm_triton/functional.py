@@ -50,12 +50,14 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
         raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    n, c = (1, *z.shape)[-4:-2] if z.dim() == 3 else z.shape[:2]
-    if tuple(x.shape) not in ((), (1,), (c,), (n, c)):
-        raise ValueError(
-            f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
-            f"{tuple(z.shape)}, got {tuple(x.shape)}"
-        )
+    shape = x.shape
+    if shape and shape != (1,) and shape != z.shape[-3:-2]:
+        n, c = (1, *z.shape)[-4:-2] if z.dim() == 3 else z.shape[:2]
+        if tuple(shape) != (n, c):
+            raise ValueError(
+                f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
+                f"{tuple(z.shape)}, got {tuple(shape)}"
+            )
     if x.device != z.device:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
 

@@ -60,8 +60,14 @@ def add_autograd(
 
     Formula.__name__ = Formula.__qualname__ = name
 
+    below = torch._C._after_autograd_keyset
+
     def autograd(keyset: Any, *args: Any) -> Any:
         grad_mode, forward_mode = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        differentiable = grad_mode and any(x.requires_grad for x in args[:count])
+        if not (differentiable or _transformed()):  # a third of what the call costs
+            with torch._C._AutoDispatchBelowAutograd():
+                return op.redispatch(keyset & below, *args)
 
         def call(*args: Any) -> Any:
             # apply switches both modes off, and outer levels would lose their derivatives
@@ -70,12 +76,22 @@ def add_autograd(
                 forward_ad._set_fwd_grad_enabled(forward_mode),
                 torch._C._AutoDispatchBelowAutograd(),
             ):
-                return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+                return op.redispatch(keyset & below, *args)
 
         with enable_single_level_autograd_function():
             return Formula.apply(call, *args)  # type: ignore[attr-defined]
 
     library.impl(name, autograd, "Autograd", with_keyset=True)
+
+
+def _transformed() -> bool:
+    """Whether forward mode, a transform of torch.func or a dispatch mode, such as a trace, may be
+    at work."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def add_decomposition(

@@ -85,10 +85,10 @@ def _strides(strides: tuple[int, ...]) -> tuple[int, tuple[int, int, int, int]]:
 
 def _rows(table: Tensor) -> tuple[Tensor, int, int]:
     """(table, stride over samples, stride over channels) of a table (1|C, R+1) or (N, C, R+1)."""
-    table = table.contiguous()
-    *samples, channels, taps = table.shape
-    per_sample = channels * taps if samples and samples[0] > 1 else 0
-    return table, per_sample, taps if channels > 1 else 0
+    table, shape = table.contiguous(), table.shape
+    taps = shape[-1]
+    per_sample = shape[1] * taps if len(shape) == 3 and shape[0] > 1 else 0
+    return table, per_sample, taps if shape[-2] > 1 else 0
 
 
 def _empty_like(z: Tensor) -> Tensor:
@@ -98,27 +98,28 @@ def _empty_like(z: Tensor) -> Tensor:
     return torch.empty_like(z, memory_format=memory_format)
 
 
-def problem_of(op: str, z: Tensor, table: Tensor, border: str) -> Problem:
-    """What a plan is asked for, from the tensors that the op was called with."""
-    n, c, h, w = z.shape
-    n = value_at_trace(n)
-    last = z.stride(1) == 1 and c > 1
-    return Problem(
-        op, n, c, h, w, table.shape[-1] - 1, border, z.element_size(), last, table.dim() == 3
-    )
-
-
 # What a launch is told beside its tensors, and how many programs and splits of the batch it has.
 _Cut = tuple[Pass, Problem, int, int, dict[str, Any]]
 
 
 def _cuts(op: str, z: Tensor, table: Tensor, border: str, plan: Plan | None) -> list[_Cut]:
-    problem, device = problem_of(op, z, table, border), describe(z.device)
+    shape: Any = z.shape
+    if in_graph(z):
+        shape = (value_at_trace(shape[0]), *shape[1:])
+    last = shape[1] > 1 and z.stride(1) == 1
+    what = op, shape, table.shape[-1] - 1, border, z.element_size(), last, table.dim() == 3
+    device = describe(z.device)
     if plan is not None:
+        problem = _problem(*what)
         return [_cut(step, problem, device) for step in plan]
     if AUTOTUNE:
-        _session().meet(problem, device, z.device, in_graph(z))
-    return _chosen(problem, device, choice.generation())
+        _session().meet(_problem(*what), device, z.device, in_graph(z))
+    return _chosen(choice.generation(), device, *what)
+
+
+def _problem(op: str, shape: tuple[int, int, int, int], *others: Any) -> Problem:
+    n, c, h, w = shape
+    return Problem(op, n, c, h, w, *others)
 
 
 def _session() -> Any:
@@ -126,7 +127,8 @@ def _session() -> Any:
 
 
 @functools.lru_cache(4096)
-def _chosen(problem: Problem, device: Device, generation: int) -> list[_Cut]:
+def _chosen(generation: int, device: Device, *what: Any) -> list[_Cut]:
+    problem = _problem(*what)
     return [_cut(step, problem, device) for step in choice.choose(problem, device).plan]
 
 

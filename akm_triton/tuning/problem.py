@@ -66,6 +66,12 @@ class Problem:
         return self.op.endswith("adjoint")
 
     @property
+    def by_position(self) -> bool:
+        """Whether rows need operands of their own, block by block: T(a)ᵀ is no Toeplitz matrix
+        where a border folds otherwise than symmetrically."""
+        return self.border in ("reflect", "replicate") and self.op not in ("blur", "blur_pair")
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Of the gradient's launches; a blur writes a map alone."""
         taps = ("da", "db")

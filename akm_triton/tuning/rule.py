@@ -35,10 +35,10 @@ def _gradient(problem: Problem, device: Device, need_dz: bool) -> Plan:
     if _is_small(problem):
         return (Pass(_small(problem, device, grads=True), dz=need_dz, da=True, db=True),)
     half = problem.half and not problem.channels_last
-    if half and device.warpgroup:
+    if half and device.warpgroup and min(problem.h, problem.w) > 16:
         if problem.side <= 64:
             return (Pass(tile(problem, 1, 64, 64, 8), dz=need_dz, da=True, db=True),)
-        if not problem.wide and problem.border != "circular":
+        if not (problem.wide or problem.by_position or problem.border == "circular"):
             cfg = segmented(tile(problem, 1, 64, 64, 8), problem, device)
             return (Pass(cfg, dz=need_dz, da=True, db=True),)
     down, over = (
@@ -69,38 +69,62 @@ def _small(problem: Problem, device: Device, grads: bool) -> Config:
     if problem.side <= 16:
         if last and grads:
             return tile(problem, 16 if half else 8, 16, 16, 8)
-        return tile(problem, 4 if grads and not half else 8, 16, 16, 4)
+        return tile(problem, 4 if grads and not half else 8, 16, 16, 8 if problem.pair else 4)
     if last:
-        fits = not grads or device.capability // 10 == 9  # Hopper's code needs fewer registers
+        # Hopper's code needs fewer registers
+        fits = not problem.pair and (not grads or device.capability // 10 == 9)
         return tile(problem, 8 if fits else 4, 32, 32, 8)
     return tile(problem, 1, 32, 32, 8 if grads and not half else 4)
 
 
 def _streamed(problem: Problem, device: Device) -> Config:
     """Blocks of rows stream by. float32 keeps twice the operands on chip and so takes narrower
-    tiles; so does channels_last, where 8 channels make a 16-byte access of half precision."""
+    tiles; so does channels_last, where 8 channels make a 16-byte access of half precision; so do
+    operands by position, which are built beside those in use."""
     half = problem.half
     if problem.channels_last:
         if problem.wide:
-            return tile(problem, 4 if half else 1, 32, 128, 8, 16)
+            return _wide_channels(problem)
+        if problem.by_position:
+            return tile(problem, 1, 16, 64, 8, 32 if half else 16)
         return tile(problem, 8, 16, 64, 8, 32) if half else tile(problem, 4, 16, 64, 8, 16)
     if problem.wide and problem.w > 64:
         return tile(problem, 1, 32, 128, 8, 64 if half or device.warpgroup else 32)
     if problem.border == "circular" and problem.w > 64:  # the window must wrap around
         return tile(problem, 1, 16, 64, 8, 32)
     if half:
-        return tile(problem, 1, 32, 128 if problem.w > 64 else 64, 8)
+        small = not problem.wide and (problem.by_position or problem.w <= 16)
+        rows = 16 if small else 32
+        return tile(problem, 1, rows, 128 if problem.w > 64 else 64, 8)
     return tile(problem, 1, 32 if problem.wide else 16, 64, 8)
+
+
+def _wide_channels(problem: Problem, gradient: bool = False) -> Config:
+    """channels_last of a wide window: a plane at a time in float32."""
+    if not problem.half or gradient or problem.by_position:
+        planes = 1
+    else:
+        planes = 2 if problem.pair else 4
+    # half precision reads as much again to compute as much, and keeps few registers either way
+    narrow = not problem.half and problem.radius <= 24
+    return tile(problem, planes, 32, 64 if narrow else 128, 8, 16)
 
 
 def _streamed_pair(problem: Problem, device: Device) -> Config:
     """As ``_streamed``, with the operands of two blurs on chip."""
     half = problem.half
     if problem.channels_last and not problem.wide:
-        return tile(problem, 4, 16, 64, 8, 32) if half else tile(problem, 2, 16, 64, 4, 16)
+        if problem.by_position:
+            return tile(problem, 1, 16, 64, 8, 16 if half else 32)
+        if half:
+            return tile(problem, 4, 16, 64, 8, 32)
+        return tile(problem, 2, 16, 64, 8 if problem.w <= 16 else 4, 16)
     narrow = problem.w <= 64 or problem.border == "circular"
-    if half and not (device.warpgroup or problem.wide or narrow):
-        return tile(problem, 1, 32, 64, 8)
+    if half and not (problem.channels_last or problem.wide or narrow):
+        if problem.h <= 16 or problem.by_position:
+            return tile(problem, 1, 16, 64, 8, 32 if problem.by_position else None)
+        if not device.warpgroup:
+            return tile(problem, 1, 32, 64, 8)
     return _streamed(problem, device)
 
 
@@ -109,15 +133,23 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
     half = problem.half
     if problem.channels_last:
         if problem.wide:
-            return tile(problem, 1, 32, 128, 8, 16)
+            return _wide_channels(problem, gradient=True)
+        if problem.by_position:
+            return tile(problem, 1, 16, 64, 8, 32 if half else 16)
         if half:
-            return tile(problem, 8, 16, 64, 8, 16)
+            return tile(problem, 4 if problem.w <= 16 else 8, 16, 64, 8, 16)
         planes, warps = (4, 8) if device.warpgroup and problem.w > 32 else (2, 4)
         return tile(problem, planes, 16, 64, warps, 16)
+    rows = 16 if not problem.wide and (problem.by_position or problem.w <= 16) else 32
     if problem.w <= 64 and (half or device.warpgroup):
-        return tile(problem, 1, 32 if half or problem.wide else 16, 64, 8)
+        if half:
+            return tile(problem, 1, rows, 64, 4 if problem.w <= 16 and problem.wide else 8)
+        return tile(problem, 1, 32 if problem.wide or problem.by_position else 16, 64, 8)
     if problem.wide:
+        if half and problem.radius <= 24 and problem.border != "circular":
+            return tile(problem, 1, 32, 64, 8)
         return tile(problem, 1, 32, 128, 8, 32)
     if half and problem.border != "circular":
-        return tile(problem, 1, 32, 64, 8)
+        ragged = problem.w % 8 > 0 and not device.warpgroup  # narrow accesses need more addresses
+        return tile(problem, 1, 16 if ragged else rows, 64, 8)
     return tile(problem, 1, 16, 64, 8, 32 if device.warpgroup else 16)
