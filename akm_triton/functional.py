@@ -103,9 +103,12 @@ def _autocast_dtype(z: Tensor) -> torch.dtype | None:
     return z.dtype if z.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
+_AS_IT_IS = contextlib.nullcontext()
+
+
 def _no_autocast(device: torch.device, on: bool) -> contextlib.AbstractContextManager[Any]:
     """Autocast must not round taps and tables."""
-    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False) if on else _AS_IT_IS
 
 
 def _apply(
@@ -121,7 +124,8 @@ def _apply(
     chosen = _backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     with _no_autocast(z.device, autocast is not None):
-        sized = [x.to(dtype).reshape(1) if x.dim() == 0 else x.to(dtype) for x in named.values()]
+        sized = [x if x.dtype == dtype else x.to(dtype) for x in named.values()]
+        sized = [x if x.dim() else x.reshape(1) for x in sized]
         if len(sized) == 2 and sized[0].shape != sized[1].shape:
             sized = list(torch.broadcast_tensors(*sized))
         r, s = sized if len(sized) == 2 else (sized[0], None)

@@ -26,9 +26,11 @@ if KNOWN:
 
 
 def add_autograd(
-    library: Any, op: Any, count: int, backward: Callable[..., Any], jvp: Callable[..., Any]
-) -> None:
-    """Give the op, whose first ``count`` arguments are tensors, a kernel under the Autograd key."""
+    library: Any, op: Any, count: int, kernel: Callable[..., Any],
+    backward: Callable[..., Any], jvp: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Give the op, whose first ``count`` arguments are tensors and which ``kernel`` computes, a
+    kernel under the Autograd key."""
     name = op._schema.name.partition("::")[2]
 
     class Formula(_SingleLevelFunction):
@@ -60,13 +62,16 @@ def add_autograd(
 
     Formula.__name__ = Formula.__qualname__ = name
 
-    below = torch._C._after_autograd_keyset
+    below, last = torch._C._after_autograd_keyset, torch._C._after_ADInplaceOrView_keyset
+    backends = torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA
 
     def autograd(keyset: Any, *args: Any) -> Any:
         grad_mode, forward_mode = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
         differentiable = grad_mode and any(x.requires_grad for x in args[:count])
-        if not (differentiable or _transformed()):  # a third of what the call costs
+        if not (differentiable or _transformed()):
             with torch._C._AutoDispatchBelowAutograd():
+                if (keyset & last).highestPriorityTypeId() in backends:
+                    return kernel(*args)  # half the way back through the dispatcher
                 return op.redispatch(keyset & below, *args)
 
         def call(*args: Any) -> Any:

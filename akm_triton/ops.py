@@ -11,6 +11,7 @@ Shapes: maps (N, C, H, W); t and v (2, 1|C, R+1) or (2, N, C, R+1), centre tap f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -45,6 +46,7 @@ def _sum(*terms: Maybe) -> Maybe:
     return sum(present[1:], present[0]) if present else None
 
 
+@functools.cache
 def _backend(name: str) -> ModuleType:
     return import_module(f"akm_triton.backend.{name}")
 

@@ -63,7 +63,7 @@ def register(
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
     if not internals.KNOWN:
         return _with_public_autograd(op, count, backward)
-    internals.add_autograd(_library, op, count, backward, jvp)
+    internals.add_autograd(_library, op, count, kernel, backward, jvp)
     internals.add_decomposition(_library, op, kernel, decomposes)
     return op
 

@@ -7,6 +7,7 @@ ops are for the Triton path; from the third order on their derivatives are plain
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -34,6 +35,7 @@ def _kernel(function: str) -> Callable[..., Any]:
     return lambda *args: getattr(_backend(), function)(*args)
 
 
+@functools.cache
 def _backend() -> Any:
     return import_module("akm_triton.backend.triton")
 

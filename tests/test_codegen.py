@@ -50,6 +50,16 @@ def test_other_radii(radius: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), ("bfloat16",), ("nchw",), (28, 224), (radius,))))
 
 
+@pytest.mark.parametrize("border", ["symmetric", "reflect"])
+@pytest.mark.parametrize("shape", [(278, 1), (2, 290), (45, 20)], ids=str)
+def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
+    """Of such a shape the compiler once gave up, on a tile of 64 × 16."""
+    case: codegen.Case = ("float16", "nchw", shape, 9, HOPPER, border, (8, 64))
+    (found,) = codegen.compiled([case])
+    assert len(found) >= 6
+    assert all(facts["spills"] == 0 for _, facts in found), found
+
+
 def test_a_spill_is_seen() -> None:
     """A tile too large for its warps, so that the test above can fail."""
     (launch,) = (

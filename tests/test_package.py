@@ -112,6 +112,7 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     blocks = list(re.finditer(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.M | re.S))
     assert blocks
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / "cache"))
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks:
         # blank lines before it, so that a traceback names the line of the README

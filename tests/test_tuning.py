@@ -233,7 +233,7 @@ def test_cache_then_table_then_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert choice.choose(BLUR, H200) == choice.Choice((Pass(OTHER, dz=True),), "cache")
     choice.forget(everything=True)  # as in the next process
     assert choice.choose(BLUR, H200).origin == "cache"
-    assert choice.choose(BLUR, replace(H200, name="NVIDIA H100 PCIe")).origin == "rule"
+    assert choice.choose(BLUR, H200._replace(name="NVIDIA H100 PCIe")).origin == "rule"
     # a table of other kernels says nothing of these
     store.write(tmp_path / "nvidia-h200.json", {**env, "kernels": "0"}, {BLUR.key: {}})
     assert store.table(H200, tmp_path) == {}

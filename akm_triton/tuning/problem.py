@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 MAX_RADIUS = 31
 """The widest window the kernels take: a halo must fit a block of rows."""
@@ -12,9 +13,8 @@ OPS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Device:
-    """What the rule and the pruning know of a GPU."""
+class Device(NamedTuple):
+    """What the rule and the pruning know of a GPU; a tuple, which is hashed at every launch."""
 
     name: str
     multiprocessors: int

@@ -86,7 +86,7 @@ def _streamed(problem: Problem, device: Device) -> Config:
         if problem.wide:
             return _wide_channels(problem)
         if problem.by_position:
-            return tile(problem, 1, 16, 64, 8, 32 if half else 16)
+            return _by_position(problem)
         return tile(problem, 8, 16, 64, 8, 32) if half else tile(problem, 4, 16, 64, 8, 16)
     if problem.wide and problem.w > 64:
         return tile(problem, 1, 32, 128, 8, 64 if half or device.warpgroup else 32)
@@ -97,6 +97,12 @@ def _streamed(problem: Problem, device: Device) -> Config:
         rows = 16 if small else 32
         return tile(problem, 1, rows, 128 if problem.w > 64 else 64, 8)
     return tile(problem, 1, 32 if problem.wide else 16, 64, 8)
+
+
+def _by_position(problem: Problem) -> Config:
+    """channels_last, with operands by position: a plane at a time."""
+    warps = 4 if problem.w <= 16 else 8
+    return tile(problem, 1, 16, 64, warps, 32 if problem.half else 16)
 
 
 def _wide_channels(problem: Problem, gradient: bool = False) -> Config:
@@ -135,7 +141,7 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
         if problem.wide:
             return _wide_channels(problem, gradient=True)
         if problem.by_position:
-            return tile(problem, 1, 16, 64, 8, 32 if half else 16)
+            return _by_position(problem)
         if half:
             return tile(problem, 4 if problem.w <= 16 else 8, 16, 64, 8, 16)
         planes, warps = (4, 8) if device.warpgroup and problem.w > 32 else (2, 4)
@@ -143,7 +149,8 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
     rows = 16 if not problem.wide and (problem.by_position or problem.w <= 16) else 32
     if problem.w <= 64 and (half or device.warpgroup):
         if half:
-            return tile(problem, 1, rows, 64, 4 if problem.w <= 16 and problem.wide else 8)
+            few = problem.w <= 16 and (problem.wide or problem.by_position)
+            return tile(problem, 1, rows, 64, 4 if few else 8)
         return tile(problem, 1, 32 if problem.wide or problem.by_position else 16, 64, 8)
     if problem.wide:
         if half and problem.radius <= 24 and problem.border != "circular":

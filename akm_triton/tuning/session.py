@@ -87,7 +87,11 @@ def tune(
                 z = torch.zeros(*shape, dtype=dtype, device=where)
                 r = torch.ones(shape[1], device=where)
                 warmup(z.to(memory_format=memory_format), r, r, order=order, **options)
-    return _tuned(met, seconds, again, verbose) if met else []
+    if met:
+        return _tuned(met, seconds, again, verbose)
+    if verbose:
+        print("nothing to tune: nothing here runs on Triton")
+    return []
 
 
 def _differentiate(model: nn.Module, inputs: tuple[Any, ...], order: int) -> None:
