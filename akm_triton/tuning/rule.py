@@ -69,7 +69,8 @@ def _small(problem: Problem, device: Device, grads: bool) -> Config:
     if problem.side <= 16:
         if last and grads:
             return tile(problem, 16 if half else 8, 16, 16, 8)
-        return tile(problem, 4 if grads and not half else 8, 16, 16, 8 if problem.pair else 4)
+        few = problem.pair or (grads and not half)
+        return tile(problem, 4 if few else 8, 16, 16, 4)
     if last:
         # Hopper's code needs fewer registers
         fits = not problem.pair and (not grads or device.capability // 10 == 9)
@@ -131,6 +132,8 @@ def _streamed_pair(problem: Problem, device: Device) -> Config:
             return tile(problem, 1, 16, 64, 8, 32 if problem.by_position else None)
         if not device.warpgroup:
             return tile(problem, 1, 32, 64, 8)
+        if problem.w > 128:
+            return tile(problem, 1, 32, 128, 8, 64)
     return _streamed(problem, device)
 
 
@@ -150,7 +153,7 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
     if problem.w <= 64 and (half or device.warpgroup):
         if half:
             few = problem.w <= 16 and (problem.wide or problem.by_position)
-            return tile(problem, 1, rows, 64, 4 if few else 8)
+            return tile(problem, 1, 32, 64, 4) if few else tile(problem, 1, rows, 64, 8)
         return tile(problem, 1, 32 if problem.wide or problem.by_position else 16, 64, 8)
     if problem.wide:
         if half and problem.radius <= 24 and problem.border != "circular":
