@@ -69,7 +69,7 @@ def _small(problem: Problem, device: Device, grads: bool) -> Config:
     if problem.side <= 16:
         if last and grads:
             return tile(problem, 16 if half else 8, 16, 16, 8)
-        few = problem.pair or (grads and not half)
+        few = problem.pair if half else grads
         return tile(problem, 4 if few else 8, 16, 16, 4)
     if last:
         # Hopper's code needs fewer registers
