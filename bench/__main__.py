@@ -7,6 +7,8 @@ from importlib import import_module
 COMMANDS = {
     "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
     "kernel-size": ("bench.sweeps", "throughput over kernel size, beside every rival"),
+    "campaign": ("bench.campaign", "all that is worth minutes of a GPU; --rehearse without one"),
+    "launch": ("bench.launch", "host time of a call, without the launch itself"),
     "tune-device": ("bench.tune_device", "tune this GPU and write the table shipped for it"),
     "codegen": ("bench.codegen", "what the kernels compile to, without a GPU"),
 }

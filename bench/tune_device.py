@@ -71,9 +71,9 @@ def tune_device(
     }
     if where.type == "cuda":
         provenance["driver"] = results.driver()
-    cases = list(product(maps, radii, dtypes, formats, ops))
+    cases = list(product(radii, formats, dtypes, maps, ops))  # whoever stops early has all maps
     bar = tqdm(cases, unit="problem", dynamic_ncols=True)
-    for (n, c, h, w), radius, dtype, memory, op in bar:
+    for radius, memory, dtype, (n, c, h, w), op in bar:
         problem = Problem(
             op, n, c, h, w, radius, "symmetric", dtype.itemsize, memory == torch.channels_last
         )

@@ -24,10 +24,13 @@ IMAGES = 4  # compared at a time, in float64
 class Workload:
     """An op on random maps, of which ``copies`` can take turns so that none is found in a cache."""
 
-    def __init__(self, problem: Problem, device: torch.device, copies: int = 1) -> None:
+    def __init__(
+        self, problem: Problem, device: torch.device, copies: int = 1,
+        dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         self.problem, self.device, self.copies = problem, device, copies
         draw = torch.Generator(device).manual_seed(0)  # the user's random numbers stay
-        dtype = torch.float16 if problem.half else torch.float32
+        dtype = dtype or (torch.float16 if problem.half else torch.float32)
         memory = torch.channels_last if problem.channels_last else torch.contiguous_format
         shape = (problem.n, problem.c, problem.h, problem.w)
 

@@ -1,0 +1,107 @@
+"""Host time of a call: all that Python and PyTorch do before the driver is asked to launch.
+
+The launch itself is left out, so it runs without a GPU. PyTorch's share is what the allocations,
+views and dispatches of a forward take when they are called bare; the rest is this package's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # which lets the kernels' path take CPU tensors
+
+import akm_triton as akm
+from akm_triton.backend import triton as fused
+from akm_triton.tuning.problem import Device
+from bench import results, timing
+
+H200 = Device("NVIDIA H200", 132, 90, 232_448)
+SHAPE = (32, 64, 28, 28)
+
+
+def calls(device: torch.device) -> dict[str, timing.Call]:
+    z = torch.zeros(SHAPE, dtype=torch.float16, device=device)
+    r, s = torch.ones(SHAPE[1], device=device), torch.zeros(SHAPE[1], device=device)
+    g = torch.zeros_like(z)
+    leaves = [x.clone().requires_grad_() for x in (z, r, s)]
+
+    def forward() -> object:
+        with torch.no_grad():
+            return akm.modulate(z, r, s, backend="triton")
+
+    def backward() -> object:
+        return torch.autograd.grad(akm.modulate(*leaves, backend="triton"), leaves, g)
+
+    return {
+        "forward, no gradients": forward,
+        "forward, PyTorch's share": _share(device),
+        "forward": lambda: akm.modulate(*leaves, backend="triton"),
+        "forward+backward": backward,
+    }
+
+
+def _share(device: torch.device) -> Callable[[], object]:
+    """Two ops that do nothing, and every call of torch that a forward makes."""
+    library = torch.library.Library("akm_bench", "FRAGMENT")
+    y = torch.zeros(SHAPE, dtype=torch.float16, device=device)
+    r, t = torch.ones(SHAPE[1], device=device), torch.zeros(2, SHAPE[1], 16, device=device)
+    if not hasattr(torch.ops.akm_bench, "tables"):
+        library.define("tables(Tensor r, Tensor s, bool g, int m, str f, float? c) -> Tensor")
+        library.define("blur(Tensor z, Tensor t, str border, bool adjoint, str name) -> Tensor")
+        library.impl("tables", lambda *args: t, "CompositeExplicitAutograd")
+        library.impl("blur", lambda *args: y, "CompositeExplicitAutograd")
+    tables, blur = torch.ops.akm_bench.tables.default, torch.ops.akm_bench.blur.default
+
+    def share() -> object:
+        with torch.no_grad():
+            tables(r, r, True, 15, "discrete", None)
+            torch.empty((2, SHAPE[1], 16), dtype=torch.float32, device=device)
+            blur(y, t, "symmetric", False, "triton")
+            torch.empty_like(y, memory_format=torch.contiguous_format)
+            a, b = t[0], t[1]
+            for x in (r, r, *t.unbind(0), a, b):
+                x.contiguous()
+            return y.stride(), y.is_contiguous(), y.to(y.dtype)
+
+    _keep.append(library)
+    return share
+
+
+_keep: list[Any] = []  # a library that is collected takes its ops along
+
+
+def launch(device: torch.device, seconds: float) -> list[dict[str, Any]]:
+    """A row for each call, with p20, p50, p80 in seconds."""
+    described = fused.describe
+    try:
+        if device.type != "cuda":
+            fused.describe = lambda _: H200  # type: ignore[assignment]
+        with fused.launching(lambda *args, **constants: None):
+            every = calls(device)
+            for call in every.values():
+                call()
+            measured = timing.interleaved(every, device, seconds)
+    finally:
+        fused.describe = described
+    return [{"call": name, **vars(q)} for name, q in measured.items()]
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench launch", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--output", type=Path, default=results.ROOT, help="folder of results")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = launch(device, options.seconds)
+    for row in rows:
+        low, middle, high = (1e6 * row[name] for name in ("p20", "p50", "p80"))
+        print(f"{row['call']:26} {middle:6.1f} µs  ({low:.1f} to {high:.1f})")
+    print(f"\nwritten: {results.save('launch', device, rows, options.output)}")

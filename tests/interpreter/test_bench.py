@@ -1,0 +1,73 @@
+"""What of ``bench`` needs the kernels, interpreted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from akm_triton.backend import triton as fused
+from bench import campaign, launch, results
+
+
+def test_launch_measures_without_launching(tmp_path: Path) -> None:
+    described, generator = fused.describe, torch.get_rng_state()
+    launch.main(["--seconds", "0.01", "--output", str(tmp_path)])
+    (path,) = tmp_path.glob("*/launch.json")
+    rows = {row["call"]: row for row in json.loads(path.read_text())["rows"]}
+    assert len(rows) == 4
+    for row in rows.values():
+        assert 0 < row["p20"] <= row["p50"] <= row["p80"] < 1
+    assert fused.describe is described and fused._instead is None
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_the_campaign_is_rehearsed_and_resumed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    campaign.main(["--rehearse", "--out", str(tmp_path)])
+    log = json.loads((tmp_path / "campaign.json").read_text())
+    assert {name: found["status"] for name, found in log.items()} == dict.fromkeys(
+        campaign.STEPS, "done"
+    )
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir() and path.name != "tables")
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert found.keys() == campaign.STEPS.keys()
+    for name, record in found.items():
+        assert record["sweep"] == name and set(results.SCHEMA) <= record.keys() and record["rows"]
+    rows = found["correctness"]["rows"]
+    assert len(rows) == 48 and all(row["right"] for row in rows), rows
+    assert {row["status"] for row in found["kernel-size"]["rows"]} <= {"ok", "skipped", "missing"}
+    assert sum(1 for path in tmp_path.rglob("*") if path.is_file()) <= 8
+    assert "0 wrong" in capfd.readouterr().out
+    log["launch"]["status"] = "failed, exit status 1"
+    (tmp_path / "campaign.json").write_text(json.dumps(log))
+    campaign.main(["--rehearse", "--out", str(tmp_path)])
+    out = capfd.readouterr().out
+    assert "== launch" in out and "== ceilings" not in out
+
+
+def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def process(name: str, *others: object) -> str:
+        ran.append(name)
+        return "failed, exit status 1" if name == "ceilings" else "done"
+
+    monkeypatch.setattr(campaign, "_process", process)
+    with pytest.raises(SystemExit):
+        campaign.main(["--rehearse", "--out", str(tmp_path)])
+    assert ran == list(campaign.STEPS)
+
+
+def test_a_wrong_result_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = fused.blur
+    monkeypatch.setattr(fused, "blur", lambda *args: 1.01 * right(*args))
+    run = campaign.Run(torch.device("cpu"), tmp_path, True, 60)
+    monkeypatch.setattr(campaign, "OPS", ("blur", "tap_grads"))
+    campaign.correctness(run)
+    (path,) = tmp_path.glob("*/correctness.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["right"] for row in rows] == [row["problem"].startswith("tap") for row in rows]
