@@ -1,8 +1,9 @@
 """Which tiles a launch uses: a plain rule of shape, dtype, layout and device, in one place.
 
-Every choice here compiles without a register spill up to radius 16, on all the targets that
-``python -m bench codegen`` knows, and up to radius 31 where wgmma or tcgen05 keeps operands in
-shared memory. What limits a tile is noted beside it.
+Up to radius 16 the choices for the usual maps compile without a register spill on all the targets
+that ``python -m bench codegen`` knows; for maps of any shape and border, of which it takes a sample,
+a few kernels keep a handful of values in local memory. Wider windows are out of reach in float32,
+where the operands of 32 rows alone fill the registers. What limits a tile is noted beside it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def _gradient(problem: Problem, device: Device, need_dz: bool) -> Plan:
     if half and device.warpgroup and min(problem.h, problem.w) > 16:
         if problem.side <= 64:
             return (Pass(tile(problem, 1, 64, 64, 8), dz=need_dz, da=True, db=True),)
-        if not (problem.wide or problem.by_position or problem.border == "circular"):
+        ragged = problem.w % 8 > 0  # narrow accesses need more addresses
+        if not (problem.wide or problem.by_position or ragged or problem.border == "circular"):
             cfg = segmented(tile(problem, 1, 64, 64, 8), problem, device)
             return (Pass(cfg, dz=need_dz, da=True, db=True),)
     down, over = (
@@ -160,6 +162,6 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
             return tile(problem, 1, 32, 64, 8)
         return tile(problem, 1, 32, 128, 8, 32)
     if half and problem.border != "circular":
-        ragged = problem.w % 8 > 0 and not device.warpgroup  # narrow accesses need more addresses
+        ragged = problem.w % 8 > 0 and not device.warpgroup
         return tile(problem, 1, 16 if ragged else rows, 64, 8)
     return tile(problem, 1, 16, 64, 8, 32 if device.warpgroup else 16)
