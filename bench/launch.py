@@ -1,7 +1,8 @@
 """Host time of a call: all that Python and PyTorch do before the driver is asked to launch.
 
 The launch itself is left out, so it runs without a GPU. PyTorch's share is what the allocations,
-views and dispatches of a forward take when they are called bare; the rest is this package's own.
+views and dispatches of a forward take when they are called bare; the rest is this package's own. On
+a GPU, PyTorch runs a backward in a thread of its own, and its launches are in.
 """
 
 from __future__ import annotations

@@ -23,11 +23,12 @@ import akm_triton as akm
 pytest.importorskip("triton")
 
 from akm_triton.tuning import __main__ as command
-from akm_triton.tuning import choice, space, store
+from akm_triton.tuning import choice, space, store, tuner
 from akm_triton.tuning.cost import ROOFS, cost, roof_of
 from akm_triton.tuning.plan import Config, Pass, Plan, check, from_json, tile, to_json
 from akm_triton.tuning.problem import MAX_RADIUS, OPS, Device, Problem
 from akm_triton.tuning.rule import rule
+from bench import codegen
 
 ROOT = Path(__file__).parent.parent
 H200 = Device("NVIDIA H200", 132, 90, 232_448)
@@ -167,6 +168,25 @@ def test_the_key_tells_apart_what_runs_another_kernel() -> None:
     ]  # fmt: skip
     assert len({base.key, *(x.key for x in others)}) == 11
     assert replace(base, n=5).key == base.key
+
+
+def test_machine_code_tells_what_is_not_worth_a_run() -> None:
+    def flaw(device: Device = H200, **change: int) -> str | None:
+        (launch,) = (
+            x
+            for x in codegen.launches("float32", "nchw", (56, 56), 15, 90)
+            if x.name == "blur_kernel"
+        )
+        launch.arguments |= change
+        return tuner._flaw([launch], device)
+
+    assert flaw() is None
+    spilling = flaw(BLOCK_H=64, BLOCK_W=64, OUT_W=64, STEP_W=64)
+    assert spilling and spilling.startswith("blur_kernel spills: ")
+    small = flaw(H200._replace(shared_bytes=1000))
+    assert small and "bytes of shared memory" in small
+    broken = flaw(BLOCK_W=63)
+    assert broken and broken.startswith("does not compile: ")
 
 
 # The model.
@@ -386,3 +406,10 @@ def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None
 def test_tune_refuses(args: Any, options: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         akm.tune(*args, **options)
+
+
+def test_tune_refuses_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="before a capture"):
+        akm.tune([(1, 2, 8, 8)])

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -38,25 +39,27 @@ def describe(device: torch.device) -> Device:
     )
 
 
-_Launcher = Callable[..., None]
-_instead: _Launcher | None = None
+class _Launcher(threading.local):
+    instead: Callable[..., None] | None = None
+
+
+_launcher = _Launcher()
 
 
 @contextlib.contextmanager
-def launching(instead: _Launcher) -> Iterator[None]:
-    """Call ``instead(kernel, *args, **constants)`` where a kernel would be launched."""
-    global _instead
-    _instead, before = instead, _instead
+def launching(instead: Callable[..., None]) -> Iterator[None]:
+    """Call ``instead(kernel, *args, **constants)`` where this thread would launch a kernel."""
+    before, _launcher.instead = _launcher.instead, instead
     try:
         yield
     finally:
-        _instead = before
+        _launcher.instead = before
 
 
 def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
     """Run ``kernel`` on (x, *args), or leave a node for it in the graph that is being traced."""
-    if _instead is not None:
-        _instead(kernel, x, *args, **constants)
+    if _launcher.instead is not None:
+        _launcher.instead(kernel, x, *args, **constants)
         return
     if in_graph(x):
         torch.library.wrap_triton(kernel)[(programs,)](x, *args, **constants)

@@ -1,8 +1,8 @@
 """Which tiles a launch uses: a plain rule of shape, dtype, layout and device, in one place.
 
-Up to radius 16 the choices for the usual maps compile without a register spill on all the targets
-that ``python -m bench codegen`` knows; for maps of any shape and border, of which it takes a sample,
-a few kernels keep a handful of values in local memory. Wider windows are out of reach in float32,
+Up to radius 16 the choices for the usual maps compile without a register spill on all targets that
+``python -m bench codegen`` knows; for maps of any shape and border, of which it takes a sample, a
+few kernels keep a handful of values in local memory. Wider windows are out of reach in float32,
 where the operands of 32 rows alone fill the registers. What limits a tile is noted beside it.
 """
 

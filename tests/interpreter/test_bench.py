@@ -20,7 +20,7 @@ def test_launch_measures_without_launching(tmp_path: Path) -> None:
     assert len(rows) == 4
     for row in rows.values():
         assert 0 < row["p20"] <= row["p50"] <= row["p80"] < 1
-    assert fused.describe is described and fused._instead is None
+    assert fused.describe is described and fused._launcher.instead is None
     assert torch.equal(torch.get_rng_state(), generator)
 
 
