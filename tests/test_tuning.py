@@ -323,6 +323,8 @@ from akm_triton.tuning import store
 from akm_triton.tuning.problem import Device
 device = Device("NVIDIA H200", 132, 90, 232_448)
 name, count = sys.argv[1], int(sys.argv[2])
+print("ready", flush=True)
+input()
 for i in range(count):
     assert store.add(device, {f"{name} {i}": {"plan": [], "padding": "x" * 5000}})
     print(i, flush=True)
@@ -330,31 +332,40 @@ for i in range(count):
 
 
 def writer(name: str, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """A process that is ready to commit so many entries."""
+    process = subprocess.Popen(
         [sys.executable, "-c", WRITER, name, str(count)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
 
 
 def test_two_writers_lose_nothing() -> None:
-    both = [writer(name, 25) for name in ("first", "second")]
-    assert [process.wait(120) for process in both] == [0, 0]
+    both = [writer(name, 60) for name in ("first", "second")]
     for process in both:
-        assert process.stdout
-        process.stdout.close()
-    assert set(store.read(H200)) == {f"{n} {i}" for n in ("first", "second") for i in range(25)}
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in both:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert set(store.read(H200)) == {f"{n} {i}" for n in ("first", "second") for i in range(60)}
 
 
 def test_killed_while_writing_it_loses_nothing_committed(cache: Path) -> None:
     for attempt in range(3):
         process = writer(f"attempt {attempt}", 100_000)
-        assert process.stdout
+        assert process.stdin and process.stdout
+        process.stdin.write("\n")
+        process.stdin.flush()
         committed = [int(process.stdout.readline()) for _ in range(3 + attempt)][-1]
         time.sleep(0.003 * attempt)
         process.send_signal(signal.SIGKILL)
         committed = max([committed, *(int(x) for x in process.stdout.read().split())])
         process.wait()
         process.stdout.close()
+        process.stdin.close()
         found = store.read(H200)  # a warning would be an error here
         assert {f"attempt {attempt} {i}" for i in range(committed + 1)} <= set(found)
     assert store.add(H200, {"after": {}})  # the lock of the dead is gone
