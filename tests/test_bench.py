@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -65,7 +66,7 @@ def test_a_failing_write_leaves_the_old_file(
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("sweep", ["digits", "kernel-size"])
+@pytest.mark.parametrize("sweep", ["digits", "kernel-size", "launch"])
 def test_committed_results_have_the_schema(sweep: str) -> None:
     for path in results.ROOT.glob(f"*/{sweep}.json"):
         record = json.loads(path.read_text("utf-8"))
@@ -78,7 +79,9 @@ def test_committed_results_have_the_schema(sweep: str) -> None:
 def test_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == ["digits", "kernel-size", "codegen"]
+    assert {"digits", "kernel-size", "campaign", "launch", "codegen"} <= set(listed)
+    for module, purpose in command_line.COMMANDS.values():
+        assert purpose and find_spec(module)
     assert command_line.main(["unknown"]) == 2
 
 
