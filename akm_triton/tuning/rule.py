@@ -2,8 +2,8 @@
 
 Up to radius 16 the choices for the usual maps compile without a register spill on all targets that
 ``python -m bench codegen`` knows; for maps of any shape and border, of which it takes a sample, a
-few kernels keep a handful of values in local memory. Wider windows are out of reach in float32,
-where the operands of 32 rows alone fill the registers. What limits a tile is noted beside it.
+few kernels keep a handful of values in local memory. Wider windows spill in float32, where the
+operands of 32 rows alone fill the registers, by a hundred instructions up to radius 24, then more. What limits a tile is noted beside it.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def _streamed(problem: Problem, device: Device) -> Config:
             return _by_position(problem)
         return tile(problem, 8, 16, 64, 8, 32) if half else tile(problem, 4, 16, 64, 8, 16)
     if problem.wide and problem.w > 64:
+        if _thin(problem) and (problem.pair or not device.warpgroup):
+            return tile(problem, 1, 32, 64, 8, 16)
         return tile(problem, 1, 32, 128, 8, 64 if half or device.warpgroup else 32)
     if problem.border == "circular" and problem.w > 64:  # the window must wrap around
         return tile(problem, 1, 16, 64, 8, 32)
@@ -114,9 +116,12 @@ def _wide_channels(problem: Problem, gradient: bool = False) -> Config:
         planes = 1
     else:
         planes = 2 if problem.pair else 4
-    # half precision reads as much again to compute as much, and keeps few registers either way
-    narrow = not problem.half and problem.radius <= 24
-    return tile(problem, planes, 32, 64 if narrow else 128, 8, 16)
+    return tile(problem, planes, 32, 64 if _thin(problem) else 128, 8, 16)
+
+
+def _thin(problem: Problem) -> bool:
+    """Whether float32 of a wide window fits strips of 16 columns in 64, which spill least."""
+    return not problem.half and problem.radius <= 24
 
 
 def _streamed_pair(problem: Problem, device: Device) -> Config:
@@ -160,6 +165,8 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
     if problem.wide:
         if half and problem.radius <= 24 and problem.border != "circular":
             return tile(problem, 1, 32, 64, 8)
+        if _thin(problem) and problem.w > 32:
+            return tile(problem, 1, 32, 64, 8, 16)
         return tile(problem, 1, 32, 128, 8, 32)
     if half and problem.border != "circular":
         ragged = problem.w % 8 > 0 and not device.warpgroup
