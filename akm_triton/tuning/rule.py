@@ -3,7 +3,8 @@
 Up to radius 16 the choices for the usual maps compile without a register spill on all targets that
 ``python -m bench codegen`` knows; for maps of any shape and border, of which it takes a sample, a
 few kernels keep a handful of values in local memory. Wider windows spill in float32, where the
-operands of 32 rows alone fill the registers, by a hundred instructions up to radius 24, then more. What limits a tile is noted beside it.
+operands of 32 rows alone fill the registers: by a hundred instructions up to radius 24, then more.
+What limits a tile is noted beside it.
 """
 
 from __future__ import annotations
