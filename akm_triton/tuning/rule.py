@@ -97,7 +97,7 @@ def _streamed(problem: Problem, device: Device) -> Config:
             return tile(problem, 1, 32, 64, 8, 16)
         return tile(problem, 1, 32, 128, 8, 64 if half or device.warpgroup else 32)
     if problem.border == "circular" and problem.w > 64:  # the window must wrap around
-        return tile(problem, 1, 16, 64, 8, 32)
+        return tile(problem, 1, 16, 64, 4 if problem.pair and half else 8, 32)
     if half:
         small = not problem.wide and (problem.by_position or problem.w <= 16)
         rows = 16 if small else 32
@@ -107,8 +107,8 @@ def _streamed(problem: Problem, device: Device) -> Config:
 
 def _by_position(problem: Problem) -> Config:
     """channels_last, with operands by position: a plane at a time."""
-    warps = 4 if problem.w <= 16 else 8
-    return tile(problem, 1, 16, 64, warps, 32 if problem.half else 16)
+    warps = 4 if problem.w <= 16 or (problem.pair and problem.half) else 8
+    return tile(problem, 1, 16, 64, warps, 16)
 
 
 def _wide_channels(problem: Problem, gradient: bool = False) -> Config:
@@ -130,7 +130,7 @@ def _streamed_pair(problem: Problem, device: Device) -> Config:
     half = problem.half
     if problem.channels_last and not problem.wide:
         if problem.by_position:
-            return tile(problem, 1, 16, 64, 8, 16 if half else 32)
+            return _by_position(problem) if half else tile(problem, 1, 16, 64, 8, 32)
         if half:
             return tile(problem, 4, 16, 64, 8, 32)
         return tile(problem, 2, 16, 64, 8 if problem.w <= 16 else 4, 16)
@@ -156,12 +156,12 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
         if half:
             return tile(problem, 4 if problem.w <= 16 else 8, 16, 64, 8, 16)
         planes, warps = (4, 8) if device.warpgroup and problem.w > 32 else (2, 4)
+        planes = 1 if problem.w <= 16 else planes
         return tile(problem, planes, 16, 64, warps, 16)
     rows = 16 if not problem.wide and (problem.by_position or problem.w <= 16) else 32
     if problem.w <= 64 and (half or device.warpgroup):
         if half:
-            few = problem.w <= 16 and (problem.wide or problem.by_position)
-            return tile(problem, 1, 32, 64, 4) if few else tile(problem, 1, rows, 64, 8)
+            return tile(problem, 1, rows, 64, 4 if problem.w <= 16 and problem.wide else 8)
         return tile(problem, 1, 32 if problem.wide or problem.by_position else 16, 64, 8)
     if problem.wide:
         if half and problem.radius <= 24 and problem.border != "circular":
@@ -172,4 +172,4 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
     if half and problem.border != "circular":
         ragged = problem.w % 8 > 0 and not device.warpgroup
         return tile(problem, 1, 16 if ragged else rows, 64, 8)
-    return tile(problem, 1, 16, 64, 8, 32 if device.warpgroup else 16)
+    return tile(problem, 1, 16, 64, 8, 32 if half or device.warpgroup else 16)
