@@ -20,10 +20,9 @@ if not torch.cuda.is_available():
 
 import akm_triton as akm
 from akm_triton.backend import triton as fused
-from akm_triton.tuning.problem import Device
+from akm_triton.tuning.problem import H200
 from bench import results, timing
 
-H200 = Device("NVIDIA H200", 132, 90, 232_448)
 SHAPE = (32, 64, 28, 28)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import subprocess
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from akm_triton.tuning.store import replace_text, slug
 
 ROOT = Path(__file__).parent / "results"
 SCHEMA = ("sweep", "device", "torch", "triton", "numpy", "commit", "date", "threads", "rows")
@@ -64,11 +65,6 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def slug(name: str) -> str:
-    """A folder name: lower case, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     """Write atomically: on failure the old file stays. Lists have an item a line, so that a new
     measurement is a short diff."""
@@ -84,12 +80,7 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
         pairs = (f' "{key}": {text(value)}' for key, value in content.items())
         whole = "{\n" + ",\n".join(pairs) + "\n}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(whole + "\n", "utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    replace_text(path, whole + "\n")
 
 
 def commit() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
@@ -28,19 +27,6 @@ MAPS = (
 RADII = (3, 7, 15, 31)
 
 
-@dataclass(frozen=True)
-class Entry:
-    key: str
-    rule_us: float
-    tuned_us: float
-    tried: int
-    failed: int
-
-    @property
-    def gain(self) -> float:
-        return self.rule_us / self.tuned_us
-
-
 def tune_device(
     where: torch.device,
     maps: tuple[tuple[int, ...], ...],
@@ -57,6 +43,7 @@ def tune_device(
 
     from akm_triton.backend import triton as fused
     from akm_triton.tuning import store
+    from akm_triton.tuning.plan import to_json
     from akm_triton.tuning.problem import Problem
     from akm_triton.tuning.tuner import tune_problem
 
@@ -79,13 +66,18 @@ def tune_device(
         )
         bar.set_postfix_str(problem.key)
         tuned = tune_problem(problem, where, seconds=seconds)
-        failed = sum(trial.seconds is None for trial in tuned.trials)
-        entry = Entry(
-            problem.key, 1e6 * tuned.rule_seconds, 1e6 * tuned.seconds, len(tuned.trials), failed
+        rows.append(
+            {
+                "key": problem.key,
+                "rule_us": 1e6 * tuned.rule_seconds,
+                "tuned_us": 1e6 * tuned.seconds,
+                "tried": len(tuned.trials),
+                "failed": sum(trial.seconds is None for trial in tuned.trials),
+                "plan": to_json(tuned.plan),
+            }
         )
-        rows.append({**vars(entry), "plan": tuned.entry()["plan"]})
         kept.pop(problem.key, None)
-        if entry.gain > KEEP:
+        if tuned.rule_seconds > KEEP * tuned.seconds:
             kept[problem.key] = tuned.entry()
         table.parent.mkdir(parents=True, exist_ok=True)
         store.write(table, store.environment(device), kept, provenance=provenance)

@@ -59,7 +59,7 @@ def test_a_failing_write_leaves_the_old_file(
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(results.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         results.save("sweep", CPU, [], tmp_path)
     assert path.read_bytes() == before

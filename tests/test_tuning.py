@@ -108,7 +108,7 @@ def test_candidates_and_their_variations_are_plans(problem: Problem, device: Dev
     for candidate in found:
         assert_covers(candidate.plan, problem)
     if found:
-        others = list(space.variations(found[0].plan, problem, device))
+        others = list(space.variations(found[0].plan, problem))
         assert others and found[0].plan not in others
         for plan in others:
             assert_covers(plan, problem)

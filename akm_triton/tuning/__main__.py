@@ -12,7 +12,7 @@ from akm_triton.borders import BORDERS
 from akm_triton.tuning import choice, store
 from akm_triton.tuning.cost import cost
 from akm_triton.tuning.plan import to_json
-from akm_triton.tuning.problem import MAX_RADIUS, OPS, Device, Problem
+from akm_triton.tuning.problem import H200, MAX_RADIUS, OPS, Device, Problem
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def _device() -> Device:
 
         return describe(torch.device("cuda", 0))
     print("no GPU here; as on an NVIDIA H200:")
-    return Device("NVIDIA H200", 132, 90, 232_448)
+    return H200
 
 
 def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

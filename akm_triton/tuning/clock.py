@@ -31,7 +31,7 @@ class Clock(Protocol):
 
 
 class Model:
-    """Where there is no GPU: what ``cost`` says, after every plan has run as often."""
+    """Where there is no GPU: what ``cost`` says."""
 
     name = "model"
 
@@ -57,7 +57,7 @@ class Gpu:
 
     def seconds(self, plans: Sequence[Plan], work: Workload, rounds: int) -> list[float]:
         with torch.cuda.device(self.device), torch.no_grad():
-            if work.bytes >= SMALL:
+            if work.problem.bytes >= SMALL:
                 flush = torch.empty(FLUSH, dtype=torch.int8, device=self.device)
                 calls = [self._run(work, plan) for plan in plans]
                 return self._medians(calls, rounds, flush.zero_, 1)

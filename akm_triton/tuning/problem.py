@@ -30,6 +30,10 @@ class Device(NamedTuple):
         return self.capability // 10 in (9, 10)
 
 
+H200 = Device("NVIDIA H200", 132, 90, 232_448)
+"""Stands in where there is no GPU."""
+
+
 @dataclass(frozen=True)
 class Problem:
     op: str
@@ -76,6 +80,17 @@ class Problem:
         """Of the gradient's launches; a blur writes a map alone."""
         taps = ("da", "db")
         return {"blur_backward": ("dz", *taps), "tap_grads": taps}.get(self.op, ("dz",))
+
+    @property
+    def bytes(self) -> int:
+        """Of the maps that it reads and of one that it writes."""
+        maps = 2 + ("da" in self.outputs)
+        return maps * self.n * self.c * self.h * self.w * self.itemsize
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows begin where no wide access can, which takes more addresses."""
+        return self.w % 8 > 0
 
     @property
     def transposed(self) -> Problem:

@@ -40,8 +40,8 @@ def _gradient(problem: Problem, device: Device, need_dz: bool) -> Plan:
     if half and device.warpgroup and min(problem.h, problem.w) > 16:
         if problem.side <= 64:
             return (Pass(tile(problem, 1, 64, 64, 8), dz=need_dz, da=True, db=True),)
-        ragged = problem.w % 8 > 0  # narrow accesses need more addresses
-        if not (problem.wide or problem.by_position or ragged or problem.border == "circular"):
+        circular = problem.border == "circular"
+        if not (problem.wide or problem.by_position or problem.ragged or circular):
             cfg = segmented(tile(problem, 1, 64, 64, 8), problem, device)
             return (Pass(cfg, dz=need_dz, da=True, db=True),)
     down, over = (
@@ -93,16 +93,20 @@ def _streamed(problem: Problem, device: Device) -> Config:
             return _by_position(problem)
         return tile(problem, 8, 16, 64, 8, 32) if half else tile(problem, 4, 16, 64, 8, 16)
     if problem.wide and problem.w > 64:
-        if _thin(problem) and (problem.pair or not device.warpgroup):
+        if _thin(problem) and not device.warpgroup:
             return tile(problem, 1, 32, 64, 8, 16)
         return tile(problem, 1, 32, 128, 8, 64 if half or device.warpgroup else 32)
     if problem.border == "circular" and problem.w > 64:  # the window must wrap around
-        return tile(problem, 1, 16, 64, 4 if problem.pair and half else 8, 32)
+        return tile(problem, 1, 16, 64, 8, 32)
     if half:
-        small = not problem.wide and (problem.by_position or problem.w <= 16)
-        rows = 16 if small else 32
-        return tile(problem, 1, rows, 128 if problem.w > 64 else 64, 8)
+        return tile(problem, 1, _rows(problem), 128 if problem.w > 64 else 64, 8)
     return tile(problem, 1, 32 if problem.wide else 16, 64, 8)
+
+
+def _rows(problem: Problem) -> int:
+    """Of a block, in half precision."""
+    few = not problem.wide and (problem.by_position or problem.w <= 16)
+    return 16 if few else 32
 
 
 def _by_position(problem: Problem) -> Config:
@@ -134,8 +138,13 @@ def _streamed_pair(problem: Problem, device: Device) -> Config:
         if half:
             return tile(problem, 4, 16, 64, 8, 32)
         return tile(problem, 2, 16, 64, 8 if problem.w <= 16 else 4, 16)
-    narrow = problem.w <= 64 or problem.border == "circular"
-    if half and not (problem.channels_last or problem.wide or narrow):
+    if problem.channels_last or problem.w <= 64:
+        return _streamed(problem, device)
+    if problem.wide and _thin(problem):
+        return tile(problem, 1, 32, 64, 8, 16)
+    if half and not problem.wide:
+        if problem.border == "circular":
+            return tile(problem, 1, 16, 64, 4, 32)
         if problem.h <= 16 or problem.by_position:
             return tile(problem, 1, 16, 64, 8, 32 if problem.by_position else None)
         if not device.warpgroup:
@@ -158,10 +167,11 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
         planes, warps = (4, 8) if device.warpgroup and problem.w > 32 else (2, 4)
         planes = 1 if problem.w <= 16 else planes
         return tile(problem, planes, 16, 64, warps, 16)
-    rows = 16 if not problem.wide and (problem.by_position or problem.w <= 16) else 32
     if problem.w <= 64 and (half or device.warpgroup):
         if half:
-            return tile(problem, 1, rows, 64, 4 if problem.w <= 16 and problem.wide else 8)
+            return tile(
+                problem, 1, _rows(problem), 64, 4 if problem.w <= 16 and problem.wide else 8
+            )
         return tile(problem, 1, 32 if problem.wide or problem.by_position else 16, 64, 8)
     if problem.wide:
         if half and problem.radius <= 24 and problem.border != "circular":
@@ -170,6 +180,6 @@ def _streamed_grad(problem: Problem, device: Device) -> Config:
             return tile(problem, 1, 32, 64, 8, 16)
         return tile(problem, 1, 32, 128, 8, 32)
     if half and problem.border != "circular":
-        ragged = problem.w % 8 > 0 and not device.warpgroup
-        return tile(problem, 1, 16 if ragged else rows, 64, 8)
+        few = problem.ragged and not device.warpgroup
+        return tile(problem, 1, 16 if few else _rows(problem), 64, 8)
     return tile(problem, 1, 16, 64, 8, 32 if half or device.warpgroup else 16)

@@ -66,7 +66,7 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Candidate], list[
     return sorted(kept.values(), key=lambda x: x.seconds), pruned
 
 
-def variations(plan: Plan, problem: Problem, device: Device) -> Iterator[Plan]:
+def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
     """The plan with other stages, waves and segments, one of them at a time.
 
     Not with bf16x6 in the place of tf32x3: it takes as many operations and registers, and some of

@@ -143,7 +143,11 @@ def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> Non
     )
     head = {"format": FORMAT, "environment": env, **more}
     pairs = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    text = "{\n" + ",\n".join([*pairs, ' "entries": {\n' + lines + "\n }"]) + "\n}\n"
+    replace_text(path, "{\n" + ",\n".join([*pairs, ' "entries": {\n' + lines + "\n }"]) + "\n}\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write atomically: on failure, or if killed, the old file stays."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(scratch, "w", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +75,7 @@ def _tune_problem(
     stop = time.monotonic() + seconds
     device = fused.describe(where)
     clock = clock or clock_of(where, device)
-    work = Workload(problem, where, clock.copies(_bytes(problem)))
+    work = Workload(problem, where, clock.copies(problem.bytes))
     base = rule(problem, device)
     first = _tried(base, work, clock)
     if first.seconds is None:
@@ -95,18 +95,13 @@ def _tune_problem(
     found, pruned = space.candidates(problem, device)
     try_all([candidate.plan for candidate in found[:most]])
     for plan in _best(trials)[:2]:
-        try_all(list(space.variations(plan, problem, device)))
+        try_all(list(space.variations(plan, problem)))
     final = list(dict.fromkeys([base, *_best(trials)[:FINALISTS]]))
     times = dict(zip(final, clock.seconds(final, work, rounds=31), strict=True))
     best = min(final, key=times.__getitem__)
     if times[best] > GAIN * times[base]:
         best = base
     return Tuned(problem, best, times[best], times[base], clock.name, list(trials.values()), pruned)
-
-
-def _bytes(problem: Problem) -> int:
-    maps = 2 + ("da" in problem.outputs)
-    return maps * problem.n * problem.c * problem.h * problem.w * problem.itemsize
 
 
 def _best(trials: Mapping[Plan, Trial]) -> list[Plan]:
@@ -154,7 +149,7 @@ def _flaw(launches: list[compiler.Launch], device: Device) -> str | None:
 
 
 def tune(
-    problems: Mapping[Problem, Device], where: torch.device, *,
+    problems: Iterable[Problem], where: torch.device, *,
     seconds: float, clock: Clock | None = None, again: bool = False,
     report: Callable[[Tuned], object] = lambda _: None,
 ) -> list[Tuned]:  # fmt: skip

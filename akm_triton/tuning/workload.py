@@ -46,12 +46,6 @@ class Workload:
         along = torch.randn(k.shape, generator=draw, device=device) * k
         self.tables: Any = (0.7 * k, k, along, k) if problem.pair else (0.7 * k, k)
 
-    @property
-    def bytes(self) -> int:
-        """Of the maps that one run reads and writes."""
-        maps = 2 + ("da" in self.problem.outputs)
-        return maps * self.z[0].numel() * self.problem.itemsize
-
     def run(self, plan: Plan, turn: int = 0) -> tuple[Tensor, ...]:
         z, g, p = self.z[turn % self.copies], self.g[turn % self.copies], self.problem
         if p.op == "tap_grads":

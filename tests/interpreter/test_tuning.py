@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from akm_triton.tuning.cost import cost
 from akm_triton.tuning.plan import Pass, Plan, tile
 from akm_triton.tuning.problem import Problem
 from akm_triton.tuning.rule import rule
+from akm_triton.tuning.space import Candidate
 from akm_triton.tuning.workload import Workload
 from bench import tune_device
 from tests.processes import in_two_processes
@@ -59,20 +60,15 @@ def tuned(**options: Any) -> tuner.Tuned:
 
 
 def test_the_fastest_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST)], []))
+    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST, 0.0)], []))
     found = tuned(clock=Scripted(FAST))
     assert (found.plan, found.seconds, found.rule_seconds) == (FAST, 0.5, 1.0)
     assert found.trials[0].plan == rule(BLUR, DEVICE)  # always tried, and first
     assert all(trial.reason is None for trial in found.trials)
 
 
-class Candidate:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-
 def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST)], []))
+    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST, 0.0)], []))
     right = fused.blur
 
     def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, plan: Plan) -> Tensor:
@@ -87,7 +83,7 @@ def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_fails_is_recorded_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST)], []))
+    monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST, 0.0)], []))
     launch = fused._launch
 
     def failing(*args: Any, **constants: Any) -> None:
@@ -183,17 +179,22 @@ def test_tune_refuses_in_a_backward() -> None:
 # AKM_AUTOTUNE=1
 
 
-@pytest.fixture
-def autotuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys of what is tuned, in order."""
-    log: list[str] = []
+def logged(log: list[str]) -> Callable[..., tuner.Tuned]:
+    """``tune_problem``, which also writes down the problem's key."""
     right = tuner.tune_problem
 
     def tune_problem(problem: Problem, *args: Any, **options: Any) -> tuner.Tuned:
         log.append(problem.key)
         return right(problem, *args, **options)
 
-    monkeypatch.setattr(tuner, "tune_problem", tune_problem)
+    return tune_problem
+
+
+@pytest.fixture
+def autotuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of what is tuned, in order."""
+    log: list[str] = []
+    monkeypatch.setattr(tuner, "tune_problem", logged(log))
     monkeypatch.setattr(fused, "AUTOTUNE", True)
     monkeypatch.setattr(session, "_waiting", {})
     monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", "0.01")
@@ -225,13 +226,7 @@ def test_autotune_waits_for_the_end_of_a_trace(autotuned: list[str]) -> None:
 
 def _both(rank: int, folder: str, log: str) -> None:
     mine: list[str] = []
-    right = tuner.tune_problem
-
-    def tune_problem(problem: Problem, *args: Any, **options: Any) -> tuner.Tuned:
-        mine.append(problem.key)
-        return right(problem, *args, **options)
-
-    tuner.tune_problem = tune_problem
+    tuner.tune_problem = logged(mine)
     akm.tune([(1, 2, 6, 5), (1, 1, 6, 5)], seconds=0.1, max_radius=2, order=0, verbose=False)
     chosen = [choice.choose(Problem("blur", 1, c, 6, 5, 2, "symmetric", 4, False), DEVICE)
               for c in (1, 2)]  # fmt: skip
