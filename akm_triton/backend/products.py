@@ -20,9 +20,10 @@ from torch import Tensor
 from akm_triton.backend.layout import format_as, is_channels_last
 from akm_triton.borders import SELF_ADJOINT, Window, indicator, windows
 
-# Measured on a CPU in float32: on 7² and 8² maps a product per plane is too small to be efficient;
-# from 14² on, the strides of the rotated form cost more. Between the two is not measured.
-ROTATED_AREA = 100
+# Measured on a CPU in float32, maps 7² to 224²: on small maps a product per plane is too small to be
+# efficient; on larger ones the strides of the rotated form cost more, in the gradients sooner.
+ROTATED_AREA = 1024
+ROTATED_GRADS_AREA = 256
 # Rows a block: narrower blocks are inefficient products, wider ones multiply more zeros.
 ROWS = 32
 # Numbers computed together on a CPU: more leave its cache, fewer pay for many small calls.
@@ -67,10 +68,10 @@ def blur_backward(
 
 
 def _blur(border: str, adjoint: bool, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    x, ta, tb = _group(z, a, b), _table(a, b, z), _table(b, a, z)
+    x, ta, tb = _group(z, a, b).contiguous(), _table(a, b, z), _table(b, a, z)
     down = _bands(ta, z.shape[2], border, adjoint)
     across = _bands(tb, z.shape[3], border, adjoint)
-    if _is_rotated(z):
+    if _area(z) <= ROTATED_AREA:
         x = _rotate(_rotate(x, across), down).permute(0, 3, 1, 2)
     else:
         x = _down(_across(x, across), down)
@@ -81,15 +82,17 @@ def _tap_grads(
     border: str, g: Tensor, z: Tensor, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W = T(a)ᵀ g, (G, M, H, W) or rotated (G, W, M, H), and (∂F/∂a, ∂F/∂b)."""
-    x, dy, ta, tb = _group(z, a, b), _group(g, a, b), _table(a, b, z), _table(b, a, z)
+    x, dy = _group(z, a, b).contiguous(), _group(g, a, b)
+    ta, tb = _table(a, b, z), _table(b, a, z)
     down = _bands(ta, z.shape[2], border, adjoint=True)
     across = _bands(tb, z.shape[3], border)
-    if _is_rotated(z):
-        dy = dy.permute(0, 2, 3, 1)  # (G, H, W, M), as the rotated y
+    if _area(z) <= ROTATED_GRADS_AREA:
+        dy = dy.permute(0, 2, 3, 1).contiguous()  # (G, H, W, M), as the rotated y
         da = _diagonals(dy.flatten(2), _rotate(x, across).flatten(1, 2), ta, border)
         w = _unrotate(dy, down)
         db = _diagonals(w.flatten(2), x.flatten(1, 2), tb, border)
     else:
+        dy = dy.contiguous()
         da = _diagonals(dy, _across(x, across).mT, ta, border)
         w = _down(dy, down)
         db = _diagonals(w.flatten(1, 2).mT, x.flatten(1, 2), tb, border)
@@ -101,7 +104,8 @@ def _blur_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     w, da, db = _tap_grads(border, g, z, a, b)
     across = _bands(_table(b, a, z), z.shape[3], border, adjoint=True)
-    dx = _unrotate(w, across) if _is_rotated(z) else _across(w, across)
+    rotated = _area(z) <= ROTATED_GRADS_AREA
+    dx = _unrotate(w, across) if rotated else _across(w, across)
     return _ungroup(dx, z), da, db
 
 
@@ -204,8 +208,8 @@ def _channels_first(z: Tensor) -> Tensor:
     return x.view(-1, n, h, w).transpose(0, 1)
 
 
-def _is_rotated(z: Tensor) -> bool:
-    return z.shape[2] * z.shape[3] <= ROTATED_AREA
+def _area(z: Tensor) -> int:
+    return z.shape[2] * z.shape[3]
 
 
 def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -217,7 +221,7 @@ def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         z = z.reshape(1, n * c, h, w)
     else:
         z = z.transpose(0, 1)
-    return z.contiguous()
+    return z
 
 
 def _ungroup(x: Tensor, z: Tensor) -> Tensor:

@@ -51,16 +51,17 @@ def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> boo
     """The rule, measured on a CPU in float32: maps 7² to 224², radius 1 to 31."""
     if z.device.type != "cpu" or not convolution.serves(z, a, b, border):
         return False
-    radius, side = a.shape[-1] - 1, min(z.shape[2:])
-    short = 3 * radius <= side
+    radius, side, last = a.shape[-1] - 1, min(z.shape[2:]), is_channels_last(z)
     if grads and radius > 15:  # oneDNN's gradient of so long a filter is slow
         return False
     if border == "zeros":
-        return short or not grads
-    if is_channels_last(z):
-        return short
-    # the other borders cost a copy of the map, which in NCHW only few taps are worth
-    return radius <= (1 if grads else convolution.FEW) and 8 * radius <= side
+        # in NCHW, between 16 and 32 pixels, products are as few and need no other format
+        return 3 * radius <= side or not grads and (last or not 16 < side <= 32)
+    # the other borders cost a copy of the map, which in NCHW few taps or a large map are worth
+    if last:
+        return 2 * radius <= side
+    few = radius <= (1 if grads else convolution.FEW) and 8 * radius <= side
+    return few or (side >= 48 and (4 if grads else 3) * radius <= side)
 
 
 def _lifted(z: Tensor, *others: Tensor) -> list[Tensor]:
