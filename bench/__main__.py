@@ -6,11 +6,18 @@ from importlib import import_module
 # command → (module with main(argv), what it does); imported only when asked for
 COMMANDS = {
     "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
-    "kernel-size": ("bench.sweeps", "throughput over kernel size, beside every rival"),
-    "campaign": ("bench.campaign", "all that is worth minutes of a GPU; --rehearse without one"),
+    "kernel-size": ("bench.kernel_size", "throughput over kernel size, beside every rival"),
+    "shapes": ("bench.shapes", "the feature maps of usual networks, beside every rival"),
+    "scaling": ("bench.scaling", "cost against batch, channels and map size"),
+    "accuracy": ("bench.accuracy", "errors against float64, ours and each rival's"),
+    "roofline": ("bench.roofline", "every kernel, and the device's two ceilings"),
+    "small-maps": ("bench.small_maps", "small maps in CUDA graphs, beside an identity kernel"),
+    "train-step": ("bench.train_step", "ResNet steps: plain, AKM, composed, compiled"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
-    "tune-device": ("bench.tune_device", "tune this GPU and write the table shipped for it"),
+    "model": ("bench.model", "the analytic model's predictions, beside what is measured"),
     "codegen": ("bench.codegen", "what the kernels compile to, without a GPU"),
+    "tune-device": ("bench.tune_device", "tune this GPU and write the table shipped for it"),
+    "campaign": ("bench.campaign", "all that is worth minutes of a GPU; --rehearse without one"),
 }
 
 

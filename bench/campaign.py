@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from typing import Any
 import torch
 
 from akm_triton.borders import BORDERS
-from bench import results, timing
+from bench import results
+from bench.sweep import QUICK, TINY, Setting, Sweep
 
 
 @dataclass(frozen=True)
@@ -76,66 +78,19 @@ def correctness(run: Run) -> None:
     print(f"{len(rows)} cases, {len(wrong)} wrong", *(f"\n  {row}" for row in wrong))
 
 
-# ceilings
-
-
-def ceilings(run: Run) -> None:
-    """Bytes a second of a copy and operations a second of a matrix product, by dtype."""
-    size = 1 << (14 if run.rehearse else 28)
-    side = 64 if run.rehearse else 8192
-    calls: dict[str, tuple[timing.Call, float, str]] = {}
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        x = torch.ones(size // dtype.itemsize, dtype=dtype, device=run.device)
-        a = torch.randn(side, side, device=run.device).to(dtype)
-        calls[f"copy {name}"] = _copy(x), 2.0 * size, "bytes/s"
-        calls[f"matmul {name}"] = _product(a), 2.0 * side**3, "operations/s"
-    for call, *_ in calls.values():
-        call()
-    timed = {name: call for name, (call, *_) in calls.items()}
-    measured = timing.interleaved(timed, run.device, min(run.seconds, 10.0))
-    rows = []
-    for name, (_, work, unit) in calls.items():
-        q = measured[name]
-        rows.append({"call": name, **vars(q), "rate": work / q.p50, "unit": unit})
-        print(f"{name:18} {work / q.p50:9.3g} {unit}")
-    run.save("ceilings", rows)
-
-
-def _copy(x: torch.Tensor) -> timing.Call:
-    y = torch.empty_like(x)
-    return lambda: y.copy_(x)
-
-
-def _product(a: torch.Tensor) -> timing.Call:
-    return lambda: a @ a
-
-
 # sweeps that stand on their own
 
 
-def kernel_size(run: Run) -> None:
-    from bench import sweeps
+def swept(module: str) -> Callable[[Run], None]:
+    """The sweep of that module of ``bench``: quick, and no longer than it may take."""
 
-    if run.rehearse:
-        sweeps.MAPS["cpu"] = [(2, 4, 9, 8)]
-        effort = sweeps.Effort(seconds=0.05, slowest=1.0, compiled_radius=0, maps=1)
-    else:
-        points = sweeps.QUICK_MAPS * len(sweeps.RADII) * len(sweeps.DIRECTIONS)
-        each = max(0.3, run.seconds / points / 3)  # the rest goes to compiling and comparing
-        effort = sweeps.Effort(seconds=each, slowest=0.05, compiled_radius=7, maps=2)
-    rows = sweeps.kernel_size(run.device, effort)
-    print(sweeps.table(rows))
-    run.save("kernel-size", rows)
+    def step(run: Run) -> None:
+        sweep: Sweep = import_module(f"bench.{module}").SWEEP
+        setting = Setting(run.device, TINY if run.rehearse else QUICK)
+        rows, _ = sweep.run(setting, run.root, run.seconds)
+        print(sweep.table(rows))
 
-
-def launch(run: Run) -> None:
-    from bench.launch import launch as measure
-
-    rows = measure(run.device, min(run.seconds, 5.0))
-    for row in rows:
-        print(f"{row['call']:26} {1e6 * row['p50']:6.1f} µs")
-    run.save("launch", rows)
+    return step
 
 
 def tune_device(run: Run) -> None:
@@ -151,11 +106,15 @@ def tune_device(run: Run) -> None:
 
 
 STEPS: dict[str, tuple[Callable[[Run], None], float]] = {
-    "correctness": (correctness, 0.2),
-    "ceilings": (ceilings, 0.05),
-    "kernel-size": (kernel_size, 0.35),
-    "launch": (launch, 0.02),
-    "tune-device": (tune_device, 0.38),
+    "correctness": (correctness, 0.15),
+    "roofline": (swept("roofline"), 0.13),
+    "kernel-size": (swept("kernel_size"), 0.2),
+    "small-maps": (swept("small_maps"), 0.1),
+    "shapes": (swept("shapes"), 0.12),
+    "train-step": (swept("train_step"), 0.1),
+    "launch": (swept("launch"), 0.02),
+    "model": (swept("model"), 0.03),
+    "tune-device": (tune_device, 0.15),
 }
 """In the order of worth, with each one's share of the time."""
 

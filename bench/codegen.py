@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     from bench.results import write_json
 
     parser = argparse.ArgumentParser(prog="python -m bench codegen", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--out", type=Path, help="a .json file for the rows")
     parser.add_argument("--target", type=int, nargs="+", default=TARGETS, help="sm_XX")
     parser.add_argument("--dtype", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--layout", nargs="+", default=LAYOUTS, choices=LAYOUTS)
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("codegen compiles: run it without TRITON_INTERPRET")
     if args.sample:
-        _main_sample(sample(args.sample, 0, tuple(args.target)), args.json)
+        _main_sample(sample(args.sample, 0, tuple(args.target)), args.out)
         return
     header = (
         f"{'kernel':24} {'target':7} {'dtype':9} {'layout':14} {'map':>4} {'R':>3} "
@@ -161,9 +161,9 @@ def main(argv: list[str] | None = None) -> None:
             f"{row.radius:3} {row.registers:4} {row.spills:6} {row.shared_bytes:7} "
             f"{row.widest_load_bytes:3} B {row.tensor_core_ops:4}"
         )
-    if args.json:
-        write_json(args.json, rows)
-        print(f"{len(rows)} rows in {args.json}")
+    if args.out:
+        write_json(args.out, rows)
+        print(f"{len(rows)} rows in {args.out}")
 
 
 def _main_sample(cases: list[Case], path: Path | None) -> None:

@@ -126,7 +126,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=results.ROOT, help="folder of results")
+    parser.add_argument(
+        "--out", type=Path, default=results.ROOT, help="a .json file, or a folder of results"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # maps of 8×8 gain nothing from more, and lose much on a busy machine
     outcome = train(options.epochs, options.seed, options.device, progress=True)
@@ -136,7 +138,7 @@ def main(argv: list[str]) -> None:
         "digits",
         torch.device(options.device),
         rows,
-        options.output,
+        options.out,
         seed=options.seed,
         accuracy=round(outcome.accuracy, 5),
         layers=outcome.layers,

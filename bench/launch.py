@@ -7,10 +7,8 @@ a GPU, PyTorch runs a backward in a thread of its own, and its launches are in.
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +19,8 @@ if not torch.cuda.is_available():
 import akm_triton as akm
 from akm_triton.backend import triton as fused
 from akm_triton.tuning.problem import H200
-from bench import results, timing
+from bench import timing
+from bench.sweep import Row, Setting, Sweep, grid, rounded
 
 SHAPE = (32, 64, 28, 28)
 
@@ -77,31 +76,27 @@ def _share(device: torch.device) -> Callable[[], object]:
 _keep: list[Any] = []  # a library that is collected takes its ops along
 
 
-def launch(device: torch.device, seconds: float) -> list[dict[str, Any]]:
-    """A row for each call, with p20, p50, p80 in seconds."""
+def measure(setting: Setting) -> Iterator[list[Row]]:
     described = fused.describe
     try:
-        if device.type != "cuda":
+        if not setting.cuda:
             fused.describe = lambda _: H200  # type: ignore[assignment]
         with fused.launching(lambda *args, **constants: None):
-            every = calls(device)
+            every = calls(setting.device)
             for call in every.values():
                 call()
-            measured = timing.interleaved(every, device, seconds)
+            measured = timing.interleaved(every, setting.device, 2 * setting.effort.seconds)
     finally:
         fused.describe = described
-    return [{"call": name, **vars(q)} for name, q in measured.items()]
+    yield [{"call": name, "status": "ok", **rounded(**vars(q))} for name, q in measured.items()]
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench launch", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--output", type=Path, default=results.ROOT, help="folder of results")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = launch(device, options.seconds)
-    for row in rows:
-        low, middle, high = (1e6 * row[name] for name in ("p20", "p50", "p80"))
-        print(f"{row['call']:26} {middle:6.1f} µs  ({low:.1f} to {high:.1f})")
-    print(f"\nwritten: {results.save('launch', device, rows, options.output)}")
+def table(rows: list[Row]) -> str:
+    return grid(
+        ["call", "µs", "p20", "p80"],
+        [[row["call"], *(f"{1e6 * row[q]:.1f}" for q in ("p50", "p20", "p80"))] for row in rows],
+    )
+
+
+SWEEP = Sweep("launch", measure, table, __doc__)
+main = SWEEP.main

@@ -2,14 +2,17 @@
 
 All compute ``akm_triton.gaussian_blur(z, sigma, gaussian="sampled", border="zeros")``, the one blur
 that everybody knows, from σ on each call, as a learned σ demands. An image library takes one σ for
-all channels: it is given one, has the lighter task, and says so in its name.
+all channels: it is given one, has the lighter task, and says so in its name. torchvision reflects
+at the border, where it cannot pad with zeros.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +34,25 @@ class Peer:
 
     name: str
     build: Callable[[Tensor, Tensor, int], Blur]
-    package: str | None = None  # distribution it needs
+    packages: tuple[str, ...] = ()  # distributions of which it needs one
     devices: tuple[str, ...] = ("cpu", "cuda")
     shared: bool = False  # one σ for all channels
     backward: bool = True  # differentiable in z and σ
     interior: bool = False  # another border: the same only away from it
     compiles: bool = False  # its first call takes long, longer with the radius
-    blurs: bool = True  # False for the copy, a roof and no rival
 
     def version(self) -> str | None:
-        """Version of the package; None without one. Raises PackageNotFoundError."""
-        return metadata.version(self.package) if self.package else None
+        """Name and version of the package that is here; None where none is needed.
+
+        Raises:
+            PackageNotFoundError: there is none.
+        """
+        for package in self.packages:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                return f"{package} {metadata.version(package)}"
+        if self.packages:
+            raise metadata.PackageNotFoundError(self.packages[0])
+        return None
 
 
 def ours(z: Tensor, sigma: Tensor, radius: int) -> Blur:
@@ -120,6 +131,23 @@ def _shift_and_add(z: Tensor, taps: Tensor) -> Tensor:
     return z
 
 
+def fft(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    """A product of spectra, the map padded with zeros against what wraps around."""
+    height, width = z.shape[2:]
+    # multiples of 8, which transforms like
+    size = [-(-max(x + radius, 2 * radius + 1) // 8) * 8 for x in (height, width)]
+
+    def blur() -> Tensor:
+        taps = _kernel(sigma, radius, z).float()
+        spectra = [torch.fft.fft(taps, size[0]), torch.fft.rfft(taps, size[1])]
+        # a tap at 0 … 2R instead of -R … R: the result is found R further on
+        spectrum = torch.fft.rfft2(z.to(taps.dtype), size) * spectra[0][:, :, None]
+        y = torch.fft.irfft2(spectrum * spectra[1][:, None], size)
+        return y[..., radius : radius + height, radius : radius + width].to(z.dtype)
+
+    return blur
+
+
 def scipy(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     from scipy.ndimage import gaussian_filter
 
@@ -145,6 +173,36 @@ def opencv(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     return blur
 
 
+def skimage(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    from skimage.filters import gaussian
+
+    maps = z.detach().numpy()
+    return lambda: torch.from_numpy(_by_width(gaussian, maps, sigma.item(), radius))
+
+
+def cupyx(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    import cupy
+    from cupyx.scipy.ndimage import gaussian_filter
+
+    maps = cupy.from_dlpack(z.detach())
+    return lambda: torch.utils.dlpack.from_dlpack(
+        _by_width(gaussian_filter, maps, sigma.item(), radius)
+    )
+
+
+def cucim(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    import cupy
+    from cucim.skimage.filters import gaussian
+
+    maps = cupy.from_dlpack(z.detach())
+    return lambda: torch.utils.dlpack.from_dlpack(_by_width(gaussian, maps, sigma.item(), radius))
+
+
+def _by_width(gaussian: Any, maps: Any, sigma: float, radius: int) -> Any:
+    """SciPy's signature, in which the window is so many σ wide."""
+    return gaussian(maps, (0, 0, sigma, sigma), mode="constant", truncate=radius / sigma)
+
+
 def kornia(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     from kornia.filters import gaussian_blur2d
 
@@ -165,22 +223,31 @@ def copy(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     return lambda: y.copy_(z.detach())
 
 
+OPENCV = ("opencv-python-headless", "opencv-python")
+CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
+CUCIM = ("cucim-cu13", "cucim-cu12")
+
 OURS = Peer("akm_triton", ours)
 RIVALS = (
     Peer("conv2d separable", conv2d),
     Peer("conv2d channels_last", conv2d_channels_last),
     Peer("conv2d dense K×K", conv2d_dense),
     Peer("Toeplitz products", toeplitz),
+    Peer("FFT", fft),
     Peer("compiled shifts", shift_and_add, backward=False, compiles=True),
-    Peer("scipy, one σ", scipy, "scipy", ("cpu",), shared=True, backward=False),
-    Peer("OpenCV, one σ", opencv, "opencv-python-headless", ("cpu",), shared=True, backward=False),
-    Peer("kornia, one σ", kornia, "kornia", shared=True),
+    Peer("scipy, one σ", scipy, ("scipy",), ("cpu",), shared=True, backward=False),
+    Peer("OpenCV, one σ", opencv, OPENCV, ("cpu",), shared=True, backward=False),
+    Peer("scikit-image, one σ", skimage, ("scikit-image",), ("cpu",), shared=True, backward=False),
+    Peer("kornia, one σ", kornia, ("kornia",), shared=True),
     Peer(
-        "torchvision, one σ", torchvision, "torchvision",
+        "torchvision, one σ", torchvision, ("torchvision",),
         shared=True, backward=False, interior=True,
     ),
-    Peer("copy", copy, devices=("cuda",), backward=False, blurs=False),
+    Peer("cupyx, one σ", cupyx, CUPY, ("cuda",), shared=True, backward=False),
+    Peer("cuCIM, one σ", cucim, CUCIM, ("cuda",), shared=True, backward=False),
 )  # fmt: skip
+COPY = Peer("copy", copy, backward=False)
+"""No rival: the roof."""
 
 
 def _taps(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
@@ -192,3 +259,14 @@ def _kernel(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
     """(C, 2R+1)"""
     taps = _taps(sigma, radius, z)
     return torch.cat([taps[:, 1:].flip(1), taps], 1)
+
+
+def versions() -> dict[str, str]:
+    """Of the rivals' packages that are here."""
+    found = {}
+    for peer in RIVALS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            if named := peer.version():
+                package, version = named.split()
+                found[package] = version
+    return found

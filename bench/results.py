@@ -20,11 +20,12 @@ SCHEMA = ("sweep", "device", "torch", "triton", "numpy", "commit", "date", "thre
 
 
 def save(
-    sweep: str, device: torch.device, rows: list[dict[str, Any]], root: Path = ROOT, **more: Any
+    sweep: str, device: torch.device, rows: list[dict[str, Any]], out: Path = ROOT, **more: Any
 ) -> Path:
     """Write the rows of a sweep with what they were measured on; returns the file.
 
     Args:
+        out: a ``.json`` file, or a folder that has one for each device and sweep.
         more: further keys beside those of ``SCHEMA``.
     """
     name = device_name(device)
@@ -40,7 +41,7 @@ def save(
     }
     if device.type == "cuda":
         record["driver"] = driver()
-    path = root / slug(name) / f"{sweep}.json"
+    path = out if out.suffix == ".json" else out / slug(name) / f"{sweep}.json"
     write_json(path, {**record, **more, "rows": rows})
     return path
 

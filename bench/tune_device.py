@@ -108,21 +108,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--op", nargs="+", choices=OPS, default=("blur", "blur_backward"))
     parser.add_argument("--seconds", type=float, default=10.0, help="for one problem, about")
     parser.add_argument("--tables", type=Path, default=store.TABLES, help="where the table goes")
-    parser.add_argument("--root", type=Path, default=results.ROOT, help="where the results go")
+    parser.add_argument("--out", type=Path, default=results.ROOT, help="where the results go")
     args = parser.parse_args(argv)
     from akm_triton.backend import triton as fused
 
     if not torch.cuda.is_available() and not fused.INTERPRET:
         sys.exit("tune-device measures a GPU, and finds none")
-    if fused.INTERPRET and (args.tables == store.TABLES or args.root == results.ROOT):
-        sys.exit("interpreted, it measures nothing: name other folders in --tables and --root")
+    if fused.INTERPRET and (args.tables == store.TABLES or args.out == results.ROOT):
+        sys.exit("interpreted, it measures nothing: name other folders in --tables and --out")
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
     maps = tuple(tuple(int(x) for x in text.split("x")) for text in args.maps or ()) or MAPS
     table, measured = tune_device(
         where, maps, tuple(args.radius), tuple(getattr(torch, x) for x in args.dtype),
         tuple(formats[x] for x in args.layout), tuple(args.op), args.seconds,
-        args.tables, args.root,
+        args.tables, args.out,
     )  # fmt: skip
     print(f"{table}\n{measured}")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: a figure needs no screen
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from bench import peers
 
 FOLDER = Path(__file__).parent
 
@@ -26,6 +29,45 @@ plt.rcParams.update(
         "svg.hashsalt": "akm_triton",  # the same figure gives the same file
     }
 )
+
+# (colour, marker, line) of each rival, in the order of the registry: told apart in black and white
+# too. The colours are those of Okabe and Ito.
+LOOKS = (
+    ("#0072B2", "s", "-"),
+    ("#56B4E9", "^", "--"),
+    ("#009E73", "v", "-."),
+    ("#D55E00", "D", "--"),
+    ("#F0C000", "<", "-"),
+    ("#CC79A7", "P", ":"),
+    ("#E69F00", "X", "-."),
+    ("#999999", "p", "-"),
+    ("#999999", ">", "--"),
+    ("#999999", "h", ":"),
+    ("#666666", "x", "--"),
+    ("#666666", "1", "-."),
+    ("#666666", "2", ":"),
+)
+OURS = {"color": "black", "marker": "o", "linestyle": "-", "linewidth": 2.2, "zorder": 3}
+ROOF = {"color": "0.4", "marker": "", "linestyle": (0, (1, 1)), "linewidth": 1.4}
+
+
+def look(name: str) -> dict[str, Any]:
+    """Of a peer's line."""
+    if name == peers.OURS.name:
+        return OURS
+    if name == peers.COPY.name:
+        return ROOF
+    colour, marker, line = LOOKS[[peer.name for peer in peers.RIVALS].index(name)]
+    return {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.1}
+
+
+def measured_on(sweep: dict[str, Any]) -> str:
+    """Device and versions, for a caption."""
+    if "driver" in sweep:
+        where = f"{sweep['device']}, driver {sweep['driver']}, triton {sweep['triton']}"
+    else:
+        where = f"{sweep['device']}, {sweep['threads']} thread{'s' * (sweep['threads'] > 1)}"
+    return f"measured on {where}, torch {sweep['torch']}, {sweep['date'][:10]}"
 
 
 def save(figure: Figure, name: str, folder: Path = FOLDER) -> list[Path]:

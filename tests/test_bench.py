@@ -4,20 +4,39 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import akm_triton as akm
 from bench import __main__ as command_line
-from bench import demo, peers, results, sweeps, timing
+from bench import (
+    accuracy,
+    contest,
+    demo,
+    kernel_size,
+    networks,
+    peers,
+    results,
+    scaling,
+    shapes,
+    timing,
+    train_step,
+)
+from bench.sweep import QUICK, TINY, Effort, Row, Setting, Sweep
+from plots.__main__ import FIGURES
 
 CPU = torch.device("cpu")
-POINT = sweeps.Point((2, 4, 20, 17), 3, CPU)
+POINT = contest.Point((2, 4, 20, 17), 3, CPU)
+BRIEF = Effort("brief", seconds=0.01, slowest=60, compiled_radius=0)
 EVERYONE = [pytest.param(peer, id=peer.name) for peer in (peers.OURS, *peers.RIVALS)]
 ROWS = [{"peer": "a", "gelements": 1.5}]
 
@@ -66,41 +85,74 @@ def test_a_failing_write_leaves_the_old_file(
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("sweep", ["digits", "kernel-size", "launch"])
-def test_committed_results_have_the_schema(sweep: str) -> None:
-    for path in results.ROOT.glob(f"*/{sweep}.json"):
+# what a row of each sweep says of itself, if it was measured
+KEYS = {
+    "digits": {"epoch", "loss"},
+    "kernel-size": {"shape", "dtype", "layout", "kernel", "direction", "peer", "bytes", "of_copy"},
+    "shapes": {"networks", "shape", "dtype", "layout", "direction", "peer", "bytes", "of_copy"},
+    "scaling": {"axis", "size", "shape", "direction", "peer", "bytes", "of_copy"},
+    "accuracy": {"what", "dtype", "kernel", "peer", "max", "rms"},
+    "roofline": {"kernel", "dtype", "rate"},
+    "small-maps": {"shape", "op", "peer", "bytes", "wall", "by_identity"},
+    "train-step": {"network", "variant", "dtype", "images"},
+    "launch": {"call"},
+    "model": {"device", "op", "shape", "kernel", "bytes", "predicted"},
+}
+UNTIMED = {"digits", "accuracy", "model"}
+COMMITTED = sorted(results.ROOT.glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_committed_results_have_the_schema(path: Path) -> None:
+    check_schema(json.loads(path.read_text("utf-8")))
+
+
+def check_schema(record: dict[str, Any]) -> None:
+    assert set(results.SCHEMA) <= set(record)
+    assert record["rows"]
+    sweep = record["sweep"]
+    for row in record["rows"]:
+        if row.get("status", "ok") not in ("ok", "predicted"):
+            assert row["status"] in ("missing", "skipped", "failed") and row["note"]
+            continue
+        assert KEYS[sweep] <= row.keys()
+        if sweep not in UNTIMED:
+            assert 0 < row["p20"] <= row["p50"] <= row["p80"]
+
+
+def test_a_committed_result_lies_where_its_device_says() -> None:
+    for path in COMMITTED:
         record = json.loads(path.read_text("utf-8"))
-        assert set(results.SCHEMA) <= set(record)
-        assert record["sweep"] == sweep
-        assert path.parent.name == results.slug(record["device"])
-        assert record["rows"]
+        assert (path.parent.name, path.stem) == (results.slug(record["device"]), record["sweep"])
 
 
 def test_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert {"digits", "kernel-size", "campaign", "launch", "codegen"} <= set(listed)
+    assert {*KEYS, "codegen", "tune-device", "campaign"} <= set(listed)
     for module, purpose in command_line.COMMANDS.values():
         assert purpose and find_spec(module)
     assert command_line.main(["unknown"]) == 2
 
 
-def prepared(peer: peers.Peer, backward: bool) -> sweeps.Inputs:
+def prepared(peer: peers.Peer, backward: bool) -> contest.Inputs:
     """Inputs, after a check that the peer agrees with the float64 blur; skips one not here."""
+    if "cpu" not in peer.devices:
+        pytest.skip("needs a GPU")
     if peer.compiles and shutil.which("c++") is None:
         pytest.skip("needs a C++ compiler")
-    given = sweeps.inputs(POINT, backward)
+    given = contest.inputs(POINT, backward)
     try:
         # relative error up to TOLERANCES: the rounding of float32 taps and one map between passes
-        sweeps.prepare(peer, POINT, given, sweeps.QUICK)
-    except sweeps.LeftOut as reason:
+        contest.prepare(peer, POINT, given, QUICK)
+    except contest.LeftOut as reason:
         if reason.status == "missing":
             pytest.skip(reason.note)
         raise
     except Exception as error:
-        if peer.package is None:
+        if not peer.packages:
             raise
-        pytest.skip(f"{peer.package} does not run here: {error}")
+        pytest.skip(f"{peer.name} does not run here: {error}")
     return given
 
 
@@ -122,10 +174,18 @@ def test_every_peer_has_the_same_gradients(peer: peers.Peer) -> None:
         torch.testing.assert_close(x.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def brief(dtypes: tuple[torch.dtype, ...] = ()) -> Setting:
+    return Setting(CPU, BRIEF, dtypes)
+
+
 @pytest.fixture
 def small_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sweeps.MAPS, "cpu", [POINT.shape])
-    monkeypatch.setattr(sweeps, "RADII", (1, 3))
+    monkeypatch.setattr(kernel_size, "CPU", (POINT.shape,))
+    monkeypatch.setattr(kernel_size, "RADII", (1, 3))
+
+
+def measured(sweep: Sweep, setting: Setting) -> list[Row]:
+    return [row for point in sweep.measure(setting) for row in point]
 
 
 @pytest.mark.usefixtures("small_sweep")
@@ -135,14 +195,14 @@ def test_a_rival_that_does_not_run_is_reported(monkeypatch: pytest.MonkeyPatch) 
 
     rivals = (
         peers.Peer("alike", peers.conv2d),
-        peers.Peer("missing", peers.ours, package="no-such-package"),
+        peers.Peer("missing", peers.ours, packages=("no-such-package", "nor-this")),
         peers.Peer("wrong", lambda z, sigma, radius: lambda: 2 * z),
         peers.Peer("broken", broken),
         peers.Peer("forward", peers.ours, backward=False),
     )
     monkeypatch.setattr(peers, "RIVALS", rivals)
-    rows = sweeps.kernel_size(CPU, sweeps.Effort(0.01, slowest=60, compiled_radius=0, maps=1))
-    assert len(rows) == 2 * 2 * (1 + len(rivals))
+    rows = measured(kernel_size.SWEEP, brief())
+    assert len(rows) == 2 * 2 * (2 + len(rivals))
     found = {(row["peer"], row["direction"]): row for row in rows}
     assert found["akm_triton", "forward"]["status"] == "ok"
     assert found["alike", "forward+backward"]["gelements"] > 0
@@ -151,7 +211,7 @@ def test_a_rival_that_does_not_run_is_reported(monkeypatch: pytest.MonkeyPatch) 
     assert "relative error" in found["wrong", "forward"]["note"]
     assert found["broken", "forward"]["note"] == "RuntimeError: no such device"
     assert found["forward", "forward+backward"]["note"] == "forward only"
-    text = sweeps.table(rows)
+    text = kernel_size.table(rows)
     for line in ("missing: no-such-package", "RuntimeError: no such device", "ours / best rival"):
         assert line in text
 
@@ -171,19 +231,112 @@ def test_a_rival_too_slow_is_left_out_from_there_on(monkeypatch: pytest.MonkeyPa
         return call
 
     monkeypatch.setattr(peers, "RIVALS", (peers.Peer("slow", slow, backward=False),))
-    rows = sweeps.kernel_size(CPU, sweeps.Effort(0.01, slowest=0.01, compiled_radius=0, maps=1))
+    rows = measured(kernel_size.SWEEP, Setting(CPU, Effort("brief", 0.01, 0.01, 0)))
     notes = [r["note"] for r in rows if r["peer"] == "slow" and r["direction"] == "forward"]
     assert len(notes) == 2 and all("s a call at K=3, over 0.01 s" in note for note in notes)
     assert built == [1]
 
 
 def test_the_copy_is_no_rival() -> None:
-    cells: sweeps.Cells = {
-        (name, 3): {"status": "ok", "gelements": speed}
-        for name, speed in (("akm_triton", 2.0), ("conv2d separable", 1.0), ("copy", 9.0))
-    }
-    assert sweeps.ours_by_best(cells, 3) == 2.0
-    assert sweeps.ours_by_best(cells, 7) is None
+    rows = [
+        {"peer": name, "status": "ok", "p50": seconds}
+        for name, seconds in (("akm_triton", 1.0), ("conv2d separable", 2.0), ("copy", 0.1))
+    ]
+    assert contest.ratio(rows) == 2.0
+    assert contest.ratio(rows[:1]) is None
+
+
+def test_the_copy_is_what_bytes_are_held_against() -> None:
+    rows = {row["peer"]: row for row in contest.Contest(BRIEF, ()).rows(POINT, "forward+backward")}
+    copy, mine = rows["copy"], rows["akm_triton"]
+    elements = 2 * 4 * 20 * 17
+    assert (copy["bytes"], mine["bytes"]) == (2 * 4 * elements, 5 * 4 * elements)
+    assert copy["of_copy"] == 1.0
+    assert mine["of_copy"] == pytest.approx(2.5 * copy["p50"] / mine["p50"], rel=2e-3)
+
+
+def test_a_slope_is_that_of_the_logarithms() -> None:
+    rows: list[Row] = [
+        {"status": "ok", "shape": [n, 2, 3, 4], "p50": 1e-6 * (24 * n) ** 0.75} for n in (1, 4, 32)
+    ]
+    assert scaling.slope(rows) == pytest.approx(0.75)
+    assert scaling.slope(rows[:1]) is None
+
+
+def test_an_inexact_rival_shows_in_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inexact(z: Tensor, sigma: Tensor, radius: int) -> peers.Blur:
+        blur = peers.conv2d(z, sigma, radius)
+        return lambda: 1.01 * blur()
+
+    monkeypatch.setattr(peers, "RIVALS", (peers.Peer("inexact", inexact),))
+    rows = measured(accuracy.SWEEP, Setting(CPU, TINY, (torch.float32,)))
+    found = {(row["peer"], row["what"]): row for row in rows}
+    for what in accuracy.WHAT:
+        assert found["inexact", what]["max"] == pytest.approx(0.01, rel=1e-3)
+        assert found["inexact", what]["rms"] == pytest.approx(0.01, rel=1e-3)
+        assert found["akm_triton", what]["max"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "sweep", [shapes.SWEEP, scaling.SWEEP, accuracy.SWEEP, train_step.SWEEP], ids=lambda s: s.name
+)
+def test_a_sweep_saves_prints_and_is_drawn(sweep: Sweep, tmp_path: Path) -> None:
+    generator = torch.get_rng_state()
+    out = tmp_path / "here.json"
+    rows, path = sweep.run(Setting(CPU, TINY), out)
+    record = json.loads(path.read_text("utf-8"))
+    assert path == out and record["rows"] == rows and record["complete"]
+    check_schema(record)
+    assert {row["status"] for row in rows} <= {"ok", "missing", "skipped", "failed"}
+    assert len(sweep.table(rows).splitlines()) > 3
+    plt.close(import_module(f"plots.{sweep.name.replace('-', '_')}").draw(record))
+    assert sweep is train_step.SWEEP or torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_sweep_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
+    def measure(setting: Setting) -> Iterator[list[Row]]:
+        for number in range(100):
+            time.sleep(0.01)
+            yield [{"number": number, "status": "ok"}]
+
+    rows, path = Sweep("some", measure, str, "").run(Setting(CPU, TINY), tmp_path, seconds=0.05)
+    record = json.loads(path.read_text("utf-8"))
+    assert 0 < len(rows) < 100 and record["rows"] == rows and not record["complete"]
+
+
+@pytest.mark.parametrize("name", networks.DEPTHS)
+def test_networks_differ_in_their_convolutions_alone(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    akm_net = networks.resnet(name, akm.AKMConv2d, classes=5, width=4).double()
+    composed = networks.resnet(name, networks.ComposedConv2d, classes=5, width=4).double()
+    composed.load_state_dict(akm_net.state_dict())
+    y = akm_net(x)
+    torch.testing.assert_close(composed(x), y)
+    assert y.shape == (2, 5)
+    replaced = [m for m in akm_net.modules() if isinstance(m, akm.AKMConv2d)]
+    plain = networks.resnet(name, torch.nn.Conv2d, classes=5, width=4)
+    three = [m for m in plain.modules() if getattr(m, "kernel_size", 0) == (3, 3)]
+    assert len(replaced) == len(three) == sum(networks.DEPTHS[name]) * (1 if "50" in name else 2)
+
+
+def test_networks_have_the_size_that_is_known() -> None:
+    # torchvision's: 11,689,512 and 25,557,032 parameters
+    for name, count in (("ResNet-18", 11_689_512), ("ResNet-50", 25_557_032)):
+        with torch.device("meta"):
+            model = networks.resnet(name, torch.nn.Conv2d)
+        assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_what_autograd_keeps_is_counted_once() -> None:
+    x = torch.ones(1000, requires_grad=True)
+    assert train_step._saved(lambda: (x.exp() * x).sum()) == 4000 + 4000  # exp's result, and x
+
+
+def test_a_graph_without_a_gpu_is_its_calls() -> None:
+    ran: list[int] = []
+    timing.graph([lambda: ran.append(1), lambda: ran.append(2)], CPU)()
+    assert ran == [1, 2, 1, 2]
 
 
 def test_interleaved_quantiles() -> None:
@@ -195,7 +348,7 @@ def test_interleaved_quantiles() -> None:
 def test_the_digits_command_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo.main(["--epochs", "1", "--device", "cpu", "--output", str(tmp_path)])
+    demo.main(["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)])
     record = results.latest("digits", tmp_path)
     assert f"{record['accuracy']:.2%}" in capsys.readouterr().out
     assert [row["epoch"] for row in record["rows"]] == [1]
@@ -203,15 +356,55 @@ def test_the_digits_command_writes_what_it_prints(
     assert {*record["layers"][0]["start"]["sigma"]} == {0.3}
 
 
-def test_the_kernel_size_figure_shows_the_file() -> None:
-    from plots import kernel_size
+def drawn(figure: Any) -> list[float]:
+    """Heights and positions of all points and bars; of roofs and annotations, nothing."""
+    found: list[float] = []
+    for axis in figure.axes:
+        for line in axis.get_lines():
+            if line.get_label() and len(line.get_xdata()) < 50:
+                found += [*line.get_xdata(), *line.get_ydata()]
+        found += [bar.get_height() for bars in axis.containers for bar in bars if is_bar(bar)]
+    return [float(x) for x in found if x is not None]
 
-    sweep = results.latest("kernel-size")
-    figure = kernel_size.draw(sweep)
-    drawn = [y for axis in figure.axes for bars in axis.containers for y in bars[0].get_ydata()]
-    measured = [row["gelements"] for row in sweep["rows"] if row["status"] == "ok"]
-    assert sorted(drawn) == sorted(measured)
+
+def is_bar(artist: object) -> bool:
+    return isinstance(artist, Rectangle)
+
+
+def numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, (int, float)):
+        yield float(value)
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"blur"}))
+def test_a_figure_shows_numbers_of_its_file(name: str) -> None:
+    sweep = FIGURES[name]
+    try:
+        record = results.latest(sweep)
+    except FileNotFoundError:
+        pytest.skip(f"no result of {sweep} is committed")
+    known = set(numbers(record["rows"]))
+    known |= {row["operations"] / row["bytes"] for row in record["rows"] if "operations" in row}
+    figure = import_module(f"plots.{name}").draw(record)
     plt.close(figure)
+    values = drawn(figure)
+    places = set(range(len(record["rows"])))  # rows of a panel, from the top
+    assert len(values) > 10
+    assert [x for x in values if x not in known | places] == []
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_a_committed_figure_has_its_file(name: str) -> None:
+    from plots.style import FOLDER
+
+    if (FOLDER / f"{name}.png").exists():
+        assert results.latest(FIGURES[name])["rows"]
+        assert (FOLDER / f"{name}.svg").exists()
 
 
 def test_the_blur_figure_shows_the_file() -> None:

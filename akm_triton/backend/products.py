@@ -20,8 +20,8 @@ from torch import Tensor
 from akm_triton.backend.layout import format_as, is_channels_last
 from akm_triton.borders import SELF_ADJOINT, Window, indicator, windows
 
-# Measured on a CPU in float32, maps 7² to 224²: on small maps a product per plane is too small to be
-# efficient; on larger ones the strides of the rotated form cost more, in the gradients sooner.
+# Measured on a CPU in float32, maps 7² to 224²: on small maps a product per plane is too small to
+# be efficient; on larger ones the strides of the rotated form cost more, in gradients sooner.
 ROTATED_AREA = 1024
 ROTATED_GRADS_AREA = 256
 # Rows a block: narrower blocks are inefficient products, wider ones multiply more zeros.

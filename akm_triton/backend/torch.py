@@ -56,7 +56,7 @@ def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> boo
         return False
     if border == "zeros":
         # in NCHW, between 16 and 32 pixels, products are as few and need no other format
-        return 3 * radius <= side or not grads and (last or not 16 < side <= 32)
+        return 3 * radius <= side or (not grads and (last or not 16 < side <= 32))
     # the other borders cost a copy of the map, which in NCHW few taps or a large map are worth
     if last:
         return 2 * radius <= side

@@ -11,10 +11,12 @@ import torch
 from akm_triton.backend import triton as fused
 from bench import campaign, launch, results
 
+STATUS = {"ok", "skipped", "missing", "predicted"}
+
 
 def test_launch_measures_without_launching(tmp_path: Path) -> None:
     described, generator = fused.describe, torch.get_rng_state()
-    launch.main(["--seconds", "0.01", "--output", str(tmp_path)])
+    launch.main(["--quick", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*/launch.json")
     rows = {row["call"]: row for row in json.loads(path.read_text())["rows"]}
     assert len(rows) == 4
@@ -39,14 +41,15 @@ def test_the_campaign_is_rehearsed_and_resumed(
         assert record["sweep"] == name and set(results.SCHEMA) <= record.keys() and record["rows"]
     rows = found["correctness"]["rows"]
     assert len(rows) == 48 and all(row["right"] for row in rows), rows
-    assert {row["status"] for row in found["kernel-size"]["rows"]} <= {"ok", "skipped", "missing"}
-    assert sum(1 for path in tmp_path.rglob("*") if path.is_file()) <= 8
+    for name in set(found) - {"correctness", "tune-device"}:
+        assert {row["status"] for row in found[name]["rows"]} <= STATUS, name
+    assert sum(1 for path in tmp_path.rglob("*") if path.is_file()) <= 12
     assert "0 wrong" in capfd.readouterr().out
     log["launch"]["status"] = "failed, exit status 1"
     (tmp_path / "campaign.json").write_text(json.dumps(log))
     campaign.main(["--rehearse", "--out", str(tmp_path)])
     out = capfd.readouterr().out
-    assert "== launch" in out and "== ceilings" not in out
+    assert "== launch" in out and "== roofline" not in out
 
 
 def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +57,7 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mo
 
     def process(name: str, *others: object) -> str:
         ran.append(name)
-        return "failed, exit status 1" if name == "ceilings" else "done"
+        return "failed, exit status 1" if name == "roofline" else "done"
 
     monkeypatch.setattr(campaign, "_process", process)
     with pytest.raises(SystemExit):

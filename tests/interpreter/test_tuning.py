@@ -250,7 +250,7 @@ def test_the_table_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                  "--op", "blur", "--seconds", "1"]  # fmt: skip
     with pytest.raises(SystemExit, match="interpreted, it measures nothing"):
         tune_device.main(arguments)
-    folders = ["--tables", str(tmp_path / "tables"), "--root", str(tmp_path / "results")]
+    folders = ["--tables", str(tmp_path / "tables"), "--out", str(tmp_path / "results")]
     tune_device.main([*arguments, *folders])
     problem = Problem("blur", 2, 2, 12, 9, 2, "symmetric", 4, False)
     (result,) = (tmp_path / "results").glob("*/tune-device.json")

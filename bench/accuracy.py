@@ -1,0 +1,87 @@
+"""Errors of the blur and of its gradients against float64, ours and each rival's, by dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bench import contest, peers
+from bench.sweep import DTYPES, Row, Setting, Sweep, grid, rounded
+
+SHAPE, TINY = (4, 16, 40, 36), (1, 2, 9, 8)
+RADII = (1, 3, 7, 15, 31)
+WHAT = ("y", "dz", "dsigma")
+
+
+def measure(setting: Setting) -> Iterator[list[Row]]:
+    """``max`` is the largest error, ``rms`` the root of the mean square, each by that of the exact
+    result."""
+    shape = setting.choose(SHAPE, SHAPE, TINY)
+    cases = list(product(setting.dtypes or DTYPES.values(), setting.choose(RADII, RADII, (3,))))
+    for dtype, radius in tqdm(cases, desc="accuracy", unit="point"):
+        point = contest.Point(shape, radius, setting.device, dtype)
+        for peer in (peers.OURS, *peers.RIVALS):
+            if setting.device.type in peer.devices:
+                yield list(_errors(peer, point, setting))
+
+
+def _errors(peer: peers.Peer, point: contest.Point, setting: Setting) -> Iterator[Row]:
+    given = contest.inputs(point, backward=peer.backward)
+    try:
+        found = _results(peer, point, given, setting)
+    except contest.LeftOut as why:
+        yield point.row(peer, "accuracy", what="y", status=why.status, note=why.note)
+        return
+    except Exception as error:  # of whatever kind: reported, and the others go on
+        note = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        yield point.row(peer, "accuracy", what="y", status="failed", note=note)
+        return
+    z, sigma = (x.detach().double() for x in (given.z, given.sigma_for(peer)))
+    exact = _exact(z, sigma, given.g.double(), point.radius)
+    for what, x, wanted in zip(WHAT, found, exact, strict=False):
+        distance = x.double() - wanted
+        if peer.interior:
+            inner = (..., slice(point.radius, -point.radius), slice(point.radius, -point.radius))
+            distance, wanted = distance[inner], wanted[inner]
+        if wanted.numel() == 0:
+            continue
+        largest = float(distance.abs().max() / wanted.abs().max())
+        typical = float(distance.square().mean().sqrt() / wanted.square().mean().sqrt())
+        row = {"what": what, **rounded(max=largest, rms=typical)}
+        yield point.row(peer, "accuracy", status="ok", **row)
+
+
+def _results(
+    peer: peers.Peer, point: contest.Point, given: contest.Inputs, setting: Setting
+) -> list[Tensor]:
+    y, _ = contest.built(peer, point, given, setting.effort)
+    if not peer.backward:
+        return [y]
+    return [y.detach(), *torch.autograd.grad(y, (given.z, given.sigma_for(peer)), given.g)]
+
+
+def _exact(z: Tensor, sigma: Tensor, g: Tensor, radius: int) -> list[Tensor]:
+    y = contest.exact(z.requires_grad_(), sigma.requires_grad_(), radius)
+    return [y.detach(), *torch.autograd.grad(y, (z, sigma), g)]
+
+
+def table(rows: list[Row]) -> str:
+    """The largest error of each, over all that was tried in a dtype."""
+    worst: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            errors = worst.setdefault((row["dtype"], row["peer"]), {})
+            errors[row["what"]] = max(errors.get(row["what"], 0.0), row["max"])
+    lines = [
+        [peer, dtype, *(f"{errors[what]:.1e}" if what in errors else "–" for what in WHAT)]
+        for (dtype, peer), errors in worst.items()
+    ]
+    return f"{grid(['peer', 'dtype', *WHAT], lines)}\n\n{contest.notes(rows)}".rstrip()
+
+
+SWEEP = Sweep("accuracy", measure, table, __doc__)
+main = SWEEP.main

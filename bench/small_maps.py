@@ -1,0 +1,122 @@
+"""Small maps, where a launch weighs as much as the work: replays of a CUDA graph, beside an
+identity kernel on the same grid; and the wall time of an eager call.
+
+The buffers take turns, so that no replay finds its maps in a cache. Without a GPU there is no
+graph, and both columns are of plain calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from tqdm import tqdm
+
+from akm_triton.backend import triton as fused
+from akm_triton.tuning import choice
+from akm_triton.tuning.problem import Problem
+from akm_triton.tuning.workload import Workload
+from bench import peers, timing
+from bench.sweep import Row, Setting, Sweep, grid, maps, rounded, title
+
+# each in a network at batch 32 and at batch 256
+MAPS = (
+    (32, 512, 7, 7), (32, 256, 14, 14), (32, 128, 28, 28), (256, 512, 7, 7), (256, 256, 14, 14),
+    (256, 128, 28, 28),
+)  # fmt: skip
+TINY = ((2, 2, 7, 7),)
+RADIUS = 7
+OPS = ("blur", "blur_backward")
+ROTATED = 256 << 20  # bytes of all buffers, several times any L2 cache
+RIVALS = (("conv2d separable", peers.conv2d), ("Toeplitz products", peers.toeplitz))
+
+
+@triton.jit
+def identity_kernel(  # type: ignore[no-untyped-def]  # Triton's language, not Python's
+    g_ptr, z_ptr, y_ptr, numel, PER_PROGRAM: tl.constexpr, BLOCK: tl.constexpr, TWO: tl.constexpr
+):
+    """y = z, or g + z: what a blur, or its gradient, moves at least."""
+    start = tl.program_id(0).to(tl.int64) * PER_PROGRAM
+    for step in range(0, PER_PROGRAM, BLOCK):
+        at = step + tl.arange(0, BLOCK)
+        offs, mask = start + at, (at < PER_PROGRAM) & (start + at < numel)
+        y = tl.load(z_ptr + offs, mask)
+        if TWO:
+            y += tl.load(g_ptr + offs, mask)
+        tl.store(y_ptr + offs, y, mask)
+
+
+def identity(work: Workload, programs: int, turn: int) -> Tensor:
+    z, g = work.z[turn], work.g[turn]
+    y = torch.empty_like(z)
+    each = -(-z.numel() // (8 * programs)) * 8  # so that accesses stay wide
+    identity_kernel[(programs,)](
+        g, z, y, z.numel(), PER_PROGRAM=each, BLOCK=1024, TWO=work.g is not work.z, num_warps=4
+    )
+    return y
+
+
+def measure(setting: Setting) -> Iterator[list[Row]]:
+    dtypes = setting.dtypes_or("float16", "float16", "float32")
+    cases = list(product(dtypes, setting.choose((), MAPS, TINY), (False, True), OPS))
+    for dtype, shape, last, op in tqdm(cases, desc="small-maps", unit="point"):
+        yield list(_point(setting, dtype, shape, last, op))
+
+
+def _point(
+    setting: Setting, dtype: torch.dtype, shape: tuple[int, ...], last: bool, op: str
+) -> Iterator[Row]:
+    n, c, h, w = shape
+    problem = Problem(op, n, c, h, w, RADIUS, "zeros", dtype.itemsize, last)
+    device = fused.describe(setting.device)
+    copies = min(64, -(-ROTATED // problem.bytes)) if setting.cuda else 2
+    work = Workload(problem, setting.device, copies, dtype)
+    plan = choice.choose(problem, device).plan
+    cfg = plan[0].config
+    programs = cfg.programs(c) * cfg.splits(problem, device)
+    turns: dict[str, list[timing.Call]] = {
+        peers.OURS.name: [_call(work.run, plan, i) for i in range(copies)],
+        "identity": [_call(identity, work, programs, i) for i in range(copies)],
+    }
+    if op == "blur":  # a rival's gradient is not one call that a graph could hold
+        sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
+        for name, build in RIVALS:
+            turns[name] = [build(z, sigma, RADIUS) for z in work.z]
+    with torch.no_grad():
+        graphs = {name: timing.graph(calls, setting.device) for name, calls in turns.items()}
+        found = timing.interleaved(graphs, setting.device, setting.effort.seconds)
+        one = {name: calls[0] for name, calls in turns.items()}
+        walls = timing.interleaved(one, setting.device, setting.effort.seconds / 4)
+    for name, q in found.items():
+        p20, p50, p80 = (x / copies for x in (q.p20, q.p50, q.p80))
+        wall, ratio = walls[name].p50, q.p50 / found["identity"].p50
+        yield {
+            **maps(shape, dtype, last), "kernel": 2 * RADIUS + 1, "op": op, "peer": name,
+             "status": "ok", "bytes": problem.bytes, "programs": programs,
+            **rounded(p20=p20, p50=p50, p80=p80, wall=wall, by_identity=ratio),
+        }  # fmt: skip
+
+
+def _call(run: Any, *args: Any) -> timing.Call:
+    return lambda: run(*args)
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        [
+            title(row["shape"]), row["dtype"], row["layout"], row["op"], row["peer"],
+            f"{1e6 * row['p50']:.1f}", f"{1e6 * row['wall']:.1f}", f"{row['by_identity']:.2f}×",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    header = ["map", "dtype", "layout", "op", "peer", "kernel µs", "wall µs", "by identity"]
+    return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}"
+
+
+SWEEP = Sweep("small-maps", measure, table, __doc__)
+main = SWEEP.main
