@@ -15,6 +15,7 @@ from akm_triton import gaussian as _gaussian
 from akm_triton import ops
 from akm_triton.backend import torch as plain
 from akm_triton.borders import BORDERS
+from akm_triton.tuning.problem import MAX_RADIUS
 
 BACKENDS = ("triton", "torch")
 HAS_TRITON = find_spec("triton") is not None
@@ -77,7 +78,6 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
         refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
     else:
         from akm_triton.backend import triton as fused
-        from akm_triton.tuning.problem import MAX_RADIUS
 
         if max_radius > MAX_RADIUS:
             refusal = ValueError(

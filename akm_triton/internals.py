@@ -99,6 +99,26 @@ def _transformed() -> bool:
     )
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def unobserved(*tensors: Tensor) -> bool:
+    """Whether a call on these may pass the dispatcher by: nothing differentiates, transforms,
+    traces or profiles it, and they hold data."""
+    if not KNOWN or torch.compiler.is_compiling():
+        return False
+    recorded = torch.is_grad_enabled()
+    for x in tensors:
+        if type(x) not in _PLAIN or (recorded and x.requires_grad) or not (x.is_cuda or x.is_cpu):
+            return False
+    return (
+        not _transformed()
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not torch._C._autograd._profiler_enabled()
+    )
+
+
 def add_decomposition(
     library: Any, op: Any, kernel: Callable[..., Any], decomposes: Callable[..., bool]
 ) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from akm_triton import batching, tables
 from akm_triton.backend.layout import format_as
 from akm_triton.borders import SELF_ADJOINT
-from akm_triton.internals import in_export
+from akm_triton.internals import in_export, unobserved
 from akm_triton.registration import register
 
 Maybe = Tensor | None
@@ -207,6 +207,11 @@ def modulate(
     z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: ModuleType, *options: Any
 ) -> Tensor:
     """sigmoid(s) · (G(|r|) ∗ z); r and s (1|C,) or (N, C), of one shape; options of the taps."""
-    make = tables.fused if hasattr(backend, "tables") else tables.tables
-    t = make(r, r if s is None else s, s is not None, *options)
+    arguments = r, r if s is None else s, s is not None, *options
+    fuses = hasattr(backend, "tables")
+    if unobserved(z, *arguments[:2]):
+        t = (backend.tables if fuses else tables.tables)(*arguments)
+        y: Tensor = backend.blur(z, *t.unbind(0), border, False)
+        return y
+    t = (tables.fused if fuses else tables.tables)(*arguments)
     return blur(z, t, border, False, backend.__name__.rpartition(".")[2])

@@ -6,6 +6,7 @@ from importlib import import_module
 # command → (module with main(argv), what it does); imported only when asked for
 COMMANDS = {
     "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
+    "correctness": ("bench.correctness", "every kind of kernel on this GPU against float64"),
     "kernel-size": ("bench.kernel_size", "throughput over kernel size, beside every rival"),
     "shapes": ("bench.shapes", "the feature maps of usual networks, beside every rival"),
     "scaling": ("bench.scaling", "cost against batch, channels and map size"),

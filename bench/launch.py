@@ -1,15 +1,14 @@
 """Host time of a call: all that Python and PyTorch do before the driver is asked to launch.
 
-The launch itself is left out, so it runs without a GPU. PyTorch's share is what the allocations,
-views and dispatches of a forward take when they are called bare; the rest is this package's own. On
-a GPU, PyTorch runs a backward in a thread of its own, and its launches are in.
+The launch itself is left out, so it runs without a GPU. PyTorch's share is what the allocations
+and views of a forward take when they are called bare; the rest is this package's own. On a GPU,
+PyTorch runs a backward in a thread of its own, and its launches are in.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -47,33 +46,20 @@ def calls(device: torch.device) -> dict[str, timing.Call]:
 
 
 def _share(device: torch.device) -> Callable[[], object]:
-    """Two ops that do nothing, and every call of torch that a forward makes."""
-    library = torch.library.Library("akm_bench", "FRAGMENT")
+    """Every call of torch that a forward makes."""
     y = torch.zeros(SHAPE, dtype=torch.float16, device=device)
     r, t = torch.ones(SHAPE[1], device=device), torch.zeros(2, SHAPE[1], 16, device=device)
-    if not hasattr(torch.ops.akm_bench, "tables"):
-        library.define("tables(Tensor r, Tensor s, bool g, int m, str f, float? c) -> Tensor")
-        library.define("blur(Tensor z, Tensor t, str border, bool adjoint, str name) -> Tensor")
-        library.impl("tables", lambda *args: t, "CompositeExplicitAutograd")
-        library.impl("blur", lambda *args: y, "CompositeExplicitAutograd")
-    tables, blur = torch.ops.akm_bench.tables.default, torch.ops.akm_bench.blur.default
 
     def share() -> object:
         with torch.no_grad():
-            tables(r, r, True, 15, "discrete", None)
             torch.empty((2, SHAPE[1], 16), dtype=torch.float32, device=device)
-            blur(y, t, "symmetric", False, "triton")
             torch.empty_like(y, memory_format=torch.contiguous_format)
-            a, b = t[0], t[1]
-            for x in (r, r, *t.unbind(0), a, b):
+            a, b = t.unbind(0)
+            for x in (r, r, a, b):
                 x.contiguous()
             return y.stride(), y.is_contiguous(), y.to(y.dtype)
 
-    _keep.append(library)
     return share
-
-
-_keep: list[Any] = []  # a library that is collected takes its ops along
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:

@@ -93,12 +93,13 @@ KEYS = {
     "scaling": {"axis", "size", "shape", "direction", "peer", "bytes", "of_copy"},
     "accuracy": {"what", "dtype", "kernel", "peer", "max", "rms"},
     "roofline": {"kernel", "dtype", "rate"},
+    "correctness": {"problem", "dtype", "error", "bound", "right"},
     "small-maps": {"shape", "op", "peer", "bytes", "wall", "by_identity"},
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
     "model": {"device", "op", "shape", "kernel", "bytes", "predicted"},
 }
-UNTIMED = {"digits", "accuracy", "model"}
+UNTIMED = {"digits", "accuracy", "model", "correctness"}
 COMMITTED = sorted(results.ROOT.glob("*/*.json"))
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, skip_init
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import akm_triton as akm
@@ -44,6 +46,53 @@ def test_nothing_is_read_on_the_host(radius: int, border: str) -> None:
         torch.autograd.grad(sum(x.square().sum() for x in first), list(model.parameters()))
     with pytest.raises(AssertionError, match="read on the host"), Watch():
         bool(images().sum() > 0)
+
+
+class Names(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+class FunctionNames(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Names, FunctionNames], ids=["dispatch", "function"])
+def test_a_mode_sees_the_op(mode: Any) -> None:
+    # a call that nobody observes passes the dispatcher by
+    z, r, s = torch.randn(2, 3, 9, 8), torch.rand(3), torch.zeros(3)
+    alone = akm.modulate(z, r, s)
+    with mode() as seen:
+        y = akm.modulate(z, r, s)
+    assert any("akm_triton.blur" in name for name in seen.seen)
+    assert torch.equal(y, alone)
+
+
+def test_a_profiler_sees_the_op() -> None:
+    z, r, s = torch.randn(2, 3, 9, 8), torch.rand(3), torch.zeros(3)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        akm.modulate(z, r, s)
+    assert any("akm_triton::blur" in event.key for event in found.key_averages())
+
+
+def test_grad_modes_are_kept() -> None:
+    z, r, s = torch.randn(2, 3, 9, 8), torch.rand(3, requires_grad=True), torch.zeros(3)
+    with torch.no_grad():
+        assert not akm.modulate(z, r, s).requires_grad
+    assert akm.modulate(z, r, s).requires_grad
+    with torch.inference_mode():
+        assert akm.modulate(z, r, s).is_inference()
 
 
 def test_runs_are_bitwise_equal_and_deterministic_algorithms_accept() -> None:

@@ -276,7 +276,7 @@ def _window(
     if in_graph(r):
         bend, waves = torch.ops.aten.lift_fresh(bend), torch.ops.aten.lift_fresh(waves)
     return dict(
-        bend_ptr=bend, waves_ptr=waves, NODES=len(bend),
+        bend_ptr=bend, waves_ptr=waves, NODES=bend.numel(),
         RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
         GATED=gated, num_warps=4,
     )  # fmt: skip

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from akm_triton.backend import triton as fused
-from bench import campaign, launch, results
+from bench import campaign, correctness, launch, results
+from bench.sweep import TINY, Setting
 
 STATUS = {"ok", "skipped", "missing", "predicted"}
 
@@ -41,7 +42,7 @@ def test_the_campaign_is_rehearsed_and_resumed(
         assert record["sweep"] == name and set(results.SCHEMA) <= record.keys() and record["rows"]
     rows = found["correctness"]["rows"]
     assert len(rows) == 48 and all(row["right"] for row in rows), rows
-    for name in set(found) - {"correctness", "tune-device"}:
+    for name in set(found) - {"tune-device"}:
         assert {row["status"] for row in found[name]["rows"]} <= STATUS, name
     assert sum(1 for path in tmp_path.rglob("*") if path.is_file()) <= 12
     assert "0 wrong" in capfd.readouterr().out
@@ -65,12 +66,11 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert ran == list(campaign.STEPS)
 
 
-def test_a_wrong_result_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     right = fused.blur
     monkeypatch.setattr(fused, "blur", lambda *args: 1.01 * right(*args))
-    run = campaign.Run(torch.device("cpu"), tmp_path, True, 60)
-    monkeypatch.setattr(campaign, "OPS", ("blur", "tap_grads"))
-    campaign.correctness(run)
-    (path,) = tmp_path.glob("*/correctness.json")
-    rows = json.loads(path.read_text())["rows"]
+    monkeypatch.setattr(correctness, "OPS", ("blur", "tap_grads"))
+    setting = Setting(torch.device("cpu"), TINY)
+    rows = [row for point in correctness.SWEEP.measure(setting) for row in point]
     assert [row["right"] for row in rows] == [row["problem"].startswith("tap") for row in rows]
+    assert f"{len(rows)} cases, {len(rows) // 2} wrong" in correctness.table(rows)
