@@ -6,6 +6,7 @@ from importlib import import_module
 # command → (module with main(argv), what it does); imported only when asked for
 COMMANDS = {
     "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
+    "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification; --help for settings"),
     "kernel-size": ("bench.sweeps", "throughput over kernel size, beside every rival"),
     "campaign": ("bench.campaign", "all that is worth minutes of a GPU; --rehearse without one"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),

@@ -85,7 +85,7 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
 
 def commit() -> str:
     """The revision measured, "-dirty" where the code differs from it."""
-    code = ["akm_triton", ":(glob)bench/*.py"]
+    code = ["akm_triton", ":(glob)bench/**/*.py"]
     try:
         head = _output("git", "rev-parse", "--short=12", "HEAD")
         return head + ("-dirty" if _output("git", "status", "--porcelain", "--", *code) else "")

@@ -176,25 +176,31 @@ def half_square(out: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("steps", [1, 4])
-def test_closed_form_of_quadratic_tasks(steps: int, order: int) -> None:
-    """φ = c + (1 − αh)ᴷ(θ − c), and so the meta-gradient, by θ and (Meta-SGD) by α."""
+@pytest.mark.parametrize("rates", [[0.4], [0.4, 0.1, 0.3]], ids=["one step", "three steps"])
+def test_closed_form_of_quadratic_tasks(rates: list[float], order: int) -> None:
+    """φ_k = c + (1 − α_k h)(φ_{k−1} − c), and so the meta-gradient by θ and, as of Meta-SGD, by
+    every α."""
     torch.manual_seed(0)
     xs, cs, xq, cq = torch.rand(4, 5, 1, 3, dtype=torch.float64)  # 5 tasks of one example
-    maml = MAML(Point(), inner_lr=0.4, inner_steps=steps, order=order, learn_lr="element")
+    maml = MAML(
+        Point(), inner_lr=rates, inner_steps=len(rates), order=order, learn_lr="element"
+    )  # fmt: skip
     result = maml(((xs, xs * cs), (xq, xq * cq)), half_square)
-    theta = maml.model.w.detach()
-    shrink = 1 - 0.4 * xs**2
-    phi = cs + shrink**steps * (theta - cs)
-    slope = xq**2 * (phi - cq)  # of the query loss at φ
-    torch.testing.assert_close(result.losses, (slope * (phi - cq) / 2).sum((1, 2)))
-    through = shrink**steps if order == 2 else torch.ones_like(shrink)
-    by_rate = -steps * shrink ** (steps - 1) * xs**2 * (theta - cs)
-    if order == 1:  # each inner gradient is a constant: their sum is what α multiplies
-        by_rate = (phi - theta) / 0.4
+    phi, shrink = [maml.model.w.detach().expand(5, 1, 3)], []
+    for rate in rates:
+        shrink.append(1 - rate * xs**2)
+        phi.append(cs + shrink[-1] * (phi[-1] - cs))
+    slope = xq**2 * (phi[-1] - cq)  # of the query loss
+    torch.testing.assert_close(result.losses, (slope * (phi[-1] - cq) / 2).sum((1, 2)))
     grads = gradients(maml, result.loss)
-    torch.testing.assert_close(grads["model.w"], (slope * through).mean((0, 1)))
-    torch.testing.assert_close(grads["rates.0"][0], (slope * by_rate).mean((0, 1)))
+    for k in range(len(rates) + 1):  # what of φ_k, or of θ = φ_0, is left at the end
+        left = torch.stack([torch.ones_like(xs), *(shrink[k:] if order == 2 else [])]).prod(0)
+        if k == 0:
+            torch.testing.assert_close(grads["model.w"], (slope * left).mean((0, 1)))
+        else:
+            by_rate = -left * xs**2 * (phi[k - 1] - cs)
+            wanted = (slope * by_rate).mean((0, 1))
+            torch.testing.assert_close(grads["rates.0"][k - 1], wanted)
     assert result.accuracy.isnan().all()
 
 
