@@ -53,6 +53,13 @@ def latest(sweep: str, root: Path = ROOT) -> dict[str, Any]:
     return max(found, key=lambda record: record["date"])
 
 
+def every(pattern: str, root: Path = ROOT) -> list[dict[str, Any]]:
+    """The results whose file matches ``<device>/<pattern>.json``, of the device of the newest."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(root.glob(f"*/{pattern}.json"))]
+    newest = max(found, key=lambda record: record["date"], default=None)
+    return [record for record in found if newest and record["device"] == newest["device"]]
+
+
 def device_name(device: torch.device) -> str:
     """The name of the GPU, or of the processor."""
     if device.type == "cuda":
