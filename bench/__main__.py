@@ -7,6 +7,7 @@ from importlib import import_module
 COMMANDS = {
     "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
     "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification; --help for settings"),
+    "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "kernel-size": ("bench.sweeps", "throughput over kernel size, beside every rival"),
     "campaign": ("bench.campaign", "all that is worth minutes of a GPU; --rehearse without one"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import results
+from bench import meta, results
 from bench.fewshot import datasets, glyphs, network, train
 from bench.fewshot.datasets import Dataset, Split
 from bench.fewshot.sampler import Sampler, corrupt, jittered, nearest_neighbour
@@ -321,3 +321,16 @@ def test_the_command_writes_what_the_figure_draws(
     points = sum(len(line.get_ydata()) for line in sigmas.get_lines()[:-1])
     assert points == 2 * 4 * 4
     plt.close(figure)
+
+
+def test_time_and_memory_of_a_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta, "WIDTH", 4)
+    options = dict(tasks=2, adapt="all", at_once=True)
+    kept, again = (
+        [meta.measure(CPU, steps=n, checkpoint=checkpoint, **options) for n in (1, 4)]
+        for checkpoint in (False, True)
+    )
+    assert all(row["ms"] > 0 for row in (*kept, *again))
+    assert kept[1]["peak_mib"] > 2 * kept[0]["peak_mib"]
+    assert again[1]["peak_mib"] < 1.3 * again[0]["peak_mib"]
+    assert len(meta.points()) == 32

@@ -31,6 +31,7 @@ from akm_triton.meta.selection import (
 )
 
 Named = dict[str, Tensor]
+Predict = Callable[[Named, Tensor], Tensor]
 WRONG_UNDER_VMAP = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
 
 
@@ -112,17 +113,22 @@ class Learner(nn.Module):
         check_examples("the support set", support)
         _check_norms(self.model)
         predict = self._predictor(highest_label(support) if self.check else None)
+        with torch.no_grad():
+            adapted, losses = self._solve(predict, loss_fn, support)
+        if self.check:
+            _check_finite(losses[None])
+        return Adapted(self.model, {name: p.detach() for name, p in adapted.items()})
+
+    def _solve(
+        self, predict: Predict, loss_fn: LossFunction, support: Examples
+    ) -> tuple[Named, Tensor]:
+        """Adapted parameters, and the loss before each step, (steps,)."""
         adapted, others = self._split()
         losses = []
-        with torch.no_grad():
-            for k in range(self.inner_steps):
-                adapted, loss = _step(
-                    predict, loss_fn, 1, adapted, others, self._rates(k), *support
-                )
-                losses.append(loss)
-        if self.check:
-            _check_finite(torch.stack(losses)[None])
-        return Adapted(self.model, {name: p.detach() for name, p in adapted.items()})
+        for k in range(self.inner_steps):
+            adapted, loss = _step(predict, loss_fn, 1, adapted, others, self._rates(k), *support)
+            losses.append(loss)
+        return adapted, torch.stack(losses)
 
     def _trace(self, episodes: Episodes, loss_fn: LossFunction, asked: tuple[int, ...]) -> Trace:
         """Descend on every task; after the steps in ``asked`` see the query set."""
@@ -166,7 +172,7 @@ class Learner(nn.Module):
                         return weight
         return None
 
-    def _predictor(self, highest: int | None) -> Callable[[Named, Tensor], Tensor]:
+    def _predictor(self, highest: int | None) -> Predict:
         def predict(parameters: Named, x: Tensor) -> Tensor:
             y: Tensor = functional_call(self.model, parameters, (x,))
             if highest is not None and y.dim() > 1 and highest >= y.shape[1]:
@@ -178,7 +184,7 @@ class Learner(nn.Module):
         return predict
 
     def _descend(
-        self, episode: Episode, loss_fn: LossFunction, predict: Callable[..., Tensor],
+        self, episode: Episode, loss_fn: LossFunction, predict: Predict,
         stacked: bool, asked: tuple[int, ...],
     ) -> Trace:  # fmt: skip
         support, query = episode
@@ -210,7 +216,7 @@ def _joined(traces: list[Trace]) -> Trace:
 
 
 def _step(
-    predict: Callable[..., Tensor], loss_fn: LossFunction, order: int,
+    predict: Predict, loss_fn: LossFunction, order: int,
     adapted: Named, others: Named, rates: Named, x: Tensor, y: Tensor,
 ) -> tuple[Named, Tensor]:  # fmt: skip
     def loss(parameters: Named) -> Tensor:
@@ -222,7 +228,7 @@ def _step(
 
 
 def _judge(
-    predict: Callable[..., Tensor], loss_fn: LossFunction,
+    predict: Predict, loss_fn: LossFunction,
     adapted: Named, others: Named, x: Tensor, y: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Query loss, and the part classified right."""
