@@ -21,6 +21,7 @@ from bench import meta, results
 from bench.fewshot import datasets, glyphs, network, train
 from bench.fewshot.datasets import Dataset, Split
 from bench.fewshot.sampler import Sampler, corrupt, jittered, nearest_neighbour
+from tests.processes import in_two_processes
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -290,6 +291,22 @@ def test_a_killed_run_gives_what_a_whole_one_gives(tmp_path: Path) -> None:
     again = train.run(SMALL, toy(), CPU, checkpoint)
     for key in ("rows", "accuracy", "episodes", "layers"):
         assert again[key] == whole[key]
+
+
+def _share(rank: int, folder: str) -> None:
+    outcome = train.run(SMALL, toy(), CPU, Path(folder) / "shared.pt")
+    if rank == 0:
+        torch.save(outcome, Path(folder) / "outcome.pt")
+
+
+def test_two_processes_share_the_tasks(tmp_path: Path) -> None:
+    in_two_processes(_share, str(tmp_path))
+    found = torch.load(tmp_path / "outcome.pt")
+    wanted = train.run(SMALL, toy(), CPU, tmp_path / "alone.pt")
+    assert found["processes"] == 2 and found["settings"] == wanted["settings"]
+    pairs = [(found["rows"], wanted["rows"]), *zip(found["layers"], wanted["layers"], strict=True)]
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_command_writes_what_the_figure_draws(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from akm_triton.meta import average_gradients, load_checkpoint, save_checkpoint
+from akm_triton.meta import average_gradients, broadcast, load_checkpoint, save_checkpoint
 from akm_triton.meta.episodes import Episode
 from akm_triton.meta.learner import Learner
 from akm_triton.meta.selection import modulation_names
@@ -87,14 +87,18 @@ def run(
         "sampler": sampler.generator,
     }
     curve: list[dict[str, float]] = []
-    done, seconds, losses = 0, 0.0, [0.0] * 0
+    losses: list[float] = []  # since the last point of the curve
+    done, seconds = 0, 0.0
     if checkpoint.exists():
         saved = load_checkpoint(checkpoint, parts)
         if saved["settings"] != dataclasses.asdict(settings):
             raise ValueError(f"{checkpoint} is of other settings; remove it, or name another")
         done, seconds, curve, losses = (saved[k] for k in ("done", "seconds", "curve", "losses"))
-    every = max(1, settings.iterations // POINTS)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if ranks > settings.tasks:
+        raise ValueError(f"{ranks} processes have only {settings.tasks} tasks to share")
+    broadcast(learner)
+    every = max(1, settings.iterations // POINTS)
     bar = tqdm(
         range(done, settings.iterations), desc=settings.name, unit="step", initial=done,
         total=settings.iterations, disable=not (progress and rank == 0),
@@ -110,17 +114,20 @@ def run(
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 10.0)
         optimizer.step()
         schedule.step()
-        losses.append(float(result.losses.mean()))
+        loss = result.losses.sum() / settings.tasks
+        if ranks > 1:
+            dist.all_reduce(loss)
+        losses.append(float(loss))
         seconds = time.perf_counter() - before
         if (iteration + 1) % every == 0:
             accuracy = float(evaluate(learner, data.val, data, settings, device, False).mean())
-            loss = sum(losses) / len(losses)
+            mean = sum(losses) / len(losses)
             curve.append(
-                {"iteration": iteration + 1, "loss": round(loss, 5), "val": round(accuracy, 5)}
+                {"iteration": iteration + 1, "loss": round(mean, 5), "val": round(accuracy, 5)}
             )
             losses = []
         last = curve[-1]["val"] if curve else float("nan")
-        bar.set_postfix(loss=f"{result.losses.mean():.3f}", val=f"{last:.1%}", refresh=False)
+        bar.set_postfix(loss=f"{loss:.3f}", val=f"{last:.1%}", refresh=False)
         if rank == 0 and (iteration + 1) % CHECKPOINT_EVERY == 0:
             save_checkpoint(
                 checkpoint, parts, settings=dataclasses.asdict(settings), done=iteration + 1,
