@@ -14,6 +14,8 @@ COMMANDS = {
     "roofline": ("bench.roofline", "every kernel, and the device's two ceilings"),
     "small-maps": ("bench.small_maps", "small maps in CUDA graphs, beside an identity kernel"),
     "train-step": ("bench.train_step", "ResNet steps: plain, AKM, composed, compiled"),
+    "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification; --help for settings"),
+    "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
     "model": ("bench.model", "the analytic model's predictions, beside what is measured"),
     "codegen": ("bench.codegen", "what the kernels compile to, without a GPU"),

@@ -47,11 +47,28 @@ def save(
 
 
 def latest(sweep: str, root: Path = ROOT) -> dict[str, Any]:
-    """The newest result of a sweep, of whatever device."""
-    found = [json.loads(path.read_text("utf-8")) for path in root.glob(f"*/{sweep}.json")]
-    if not found:
+    """The newest result of a sweep, of whatever device.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    record = newest(sweep, root)
+    if record is None:
         raise FileNotFoundError(f"no result of {sweep!r} in {root}; run python -m bench {sweep}")
-    return max(found, key=lambda record: record["date"])
+    return record
+
+
+def newest(sweep: str, root: Path = ROOT) -> dict[str, Any] | None:
+    """As ``latest``, and None where there is none."""
+    found = [json.loads(path.read_text("utf-8")) for path in root.glob(f"*/{sweep}.json")]
+    return max(found, key=lambda record: str(record["date"]), default=None)
+
+
+def every(pattern: str, root: Path = ROOT) -> list[dict[str, Any]]:
+    """The results whose file matches ``<device>/<pattern>.json``, of the device of the newest."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(root.glob(f"*/{pattern}.json"))]
+    newest = max(found, key=lambda record: record["date"], default=None)
+    return [record for record in found if newest and record["device"] == newest["device"]]
 
 
 def device_name(device: torch.device) -> str:
@@ -86,7 +103,7 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
 
 def commit() -> str:
     """The revision measured, "-dirty" where the code differs from it."""
-    code = ["akm_triton", ":(glob)bench/*.py"]
+    code = ["akm_triton", ":(glob)bench/**/*.py"]
     try:
         head = _output("git", "rev-parse", "--short=12", "HEAD")
         return head + ("-dirty" if _output("git", "status", "--porcelain", "--", *code) else "")

@@ -98,6 +98,7 @@ KEYS = {
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
     "model": {"device", "op", "shape", "kernel", "bytes", "predicted"},
+    "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
 }
 UNTIMED = {"digits", "accuracy", "model", "correctness"}
 COMMITTED = sorted(results.ROOT.glob("*/*.json"))

@@ -147,11 +147,16 @@ def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> Non
 
 
 def replace_text(path: Path, text: str) -> None:
+    """Write atomically, as ``replace_bytes``."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
     """Write atomically: on failure, or if killed, the old file stays."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(scratch, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(scratch, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

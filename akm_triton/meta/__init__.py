@@ -1,0 +1,20 @@
+"""Meta-learning: parameters, r and s among them, from which a few steps on a support set suffice.
+
+The inner loop is ``learner.py``; what the outer loop descends, ``maml.py`` and ``reptile.py``.
+"""
+
+from akm_triton.meta.learner import Adapted, Result
+from akm_triton.meta.maml import MAML
+from akm_triton.meta.outer import average_gradients, broadcast, load_checkpoint, save_checkpoint
+from akm_triton.meta.reptile import Reptile
+
+__all__ = [
+    "MAML",
+    "Adapted",
+    "Reptile",
+    "Result",
+    "average_gradients",
+    "broadcast",
+    "load_checkpoint",
+    "save_checkpoint",
+]

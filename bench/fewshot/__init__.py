@@ -1,0 +1,1 @@
+"""Few-shot classification: data → sampler → network → train, the command."""
