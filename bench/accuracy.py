@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench import contest, peers
-from bench.sweep import DTYPES, Row, Setting, Sweep, grid, rounded
+from bench.sweep import Row, Setting, Sweep, grid, rounded
 
 SHAPE, TINY = (4, 16, 40, 36), (1, 2, 9, 8)
 RADII = (1, 3, 7, 15, 31)
@@ -21,9 +21,11 @@ SLOWEST = 3.0  # seconds beyond which a peer is left out at wider radii
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
     """``max`` is the largest error, ``rms`` the root of the mean square, each by that of the exact
-    result."""
+    result. No bfloat16 on a CPU unless asked for: there oneDNN's gradient of 15 taps in
+    channels_last, which a rival takes, does not come back (torch 2.13)."""
     shape = setting.choose(SHAPE, SHAPE, TINY)
-    cases = list(product(setting.dtypes or DTYPES.values(), setting.choose(RADII, RADII, (3,))))
+    dtypes = setting.dtypes_or(("float32", "float16"), "float32", "float16", "bfloat16")
+    cases = list(product(dtypes, setting.choose(RADII, RADII, (3,))))
     too_slow: dict[tuple[str, torch.dtype], str] = {}
     for dtype, radius in tqdm(cases, desc="accuracy", unit="point"):
         point = contest.Point(shape, radius, setting.device, dtype)

@@ -20,7 +20,7 @@ TINY = ((2, 4, 9, 8),)
 def measure(setting: Setting) -> Iterator[list[Row]]:
     match = contest.Contest(setting.effort)
     maps = setting.choose(CPU, CUDA, TINY)
-    points = list(product(setting.dtypes_or("float32", "float16"), maps, RADII))
+    points = list(product(setting.dtypes_or(("float32",), "float16"), maps, RADII))
     for dtype, shape, radius in tqdm(points, desc="kernel-size", unit="point"):
         point = contest.Point(shape, radius, setting.device, dtype)
         for direction in contest.DIRECTIONS:

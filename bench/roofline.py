@@ -37,7 +37,7 @@ def operations(problem: Problem) -> float:
 def measure(setting: Setting) -> Iterator[list[Row]]:
     """First the ceilings, a row for each dtype's copy and matrix product; then a row for each
     kernel with what it moves at least and computes by definition, and rates of both."""
-    dtypes = setting.dtypes_or("float32", "float16", "float32")
+    dtypes = setting.dtypes_or(("float32",), "float16", "float32")
     found = _ceilings(setting, dtypes)
     yield found
     copies = {row["dtype"]: row["rate"] for row in found if row["kernel"] == "copy"}

@@ -35,7 +35,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
     maps = dict.fromkeys((c, side) for sizes in networks.values() for c, side in sizes)
     cases = list(
         product(
-            setting.dtypes_or("float32", "float16"), batches, maps, (False, True),
+            setting.dtypes_or(("float32",), "float16"), batches, maps, (False, True),
             contest.DIRECTIONS,
         )
     )  # fmt: skip

@@ -55,9 +55,9 @@ class Setting:
         quick = self.effort.name == QUICK.name and isinstance(found, tuple)
         return found[: max(1, len(found) // 2)] if quick else found
 
-    def dtypes_or(self, cpu: str, *cuda: str) -> tuple[torch.dtype, ...]:
-        names = cuda if self.cuda else (cpu,)
-        return self.dtypes or tuple(DTYPES[name] for name in names)
+    def dtypes_or(self, cpu: tuple[str, ...], *cuda: str) -> tuple[torch.dtype, ...]:
+        """Those asked for, else the sweep's own."""
+        return self.dtypes or tuple(DTYPES[name] for name in (cuda if self.cuda else cpu))
 
 
 @dataclass(frozen=True)

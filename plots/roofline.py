@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from bench import roofline
 from plots.style import measured_on
@@ -25,7 +26,7 @@ def draw(sweep: dict[str, Any]) -> Figure:
     rows = [row for row in roofline.kernels(sweep["rows"]) if row["status"] == "ok"]
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
     figure, axes = plt.subplots(
-        1, len(dtypes), figsize=(1.0 + 5.2 * len(dtypes), 4.8), squeeze=False, sharey=True,
+        1, len(dtypes), figsize=(3.6 + 5.2 * len(dtypes), 5.0), squeeze=False, sharey=True,
         layout="constrained",
     )  # fmt: skip
     ceilings = roofline.ceilings(sweep["rows"])
@@ -55,12 +56,13 @@ def draw(sweep: dict[str, Any]) -> Figure:
                     )  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("work by definition / least traffic (flop/byte)")
         axis.set_title(dtype)
         axis.grid(True)
     axes[0, 0].set_ylabel("work by definition (flop/s)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles=handles, labels=labels, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, labels=labels, loc="outside lower center", ncols=3)
     figure.suptitle(
         f"Every kernel below the measured ceilings, K = 7 and 31\n{measured_on(sweep)}", fontsize=10
     )

@@ -62,6 +62,6 @@ def _draw_panel(axis: Axes, points: list[list[Row]]) -> None:
         for point in points
     ]
     axis.set_yticks(list(rows), titles)
-    axis.invert_yaxis()
+    axis.set_ylim(len(points) - 0.5, -0.5)  # the first on top
     axis.set_xscale("log")
     axis.grid(True)

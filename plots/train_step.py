@@ -46,4 +46,5 @@ def _bars(axis: Axes, rows: list[Row], key: str, label: str) -> None:
         )  # fmt: skip
     names = [f"{name}\n{batch}×3×{side}×{side}" for name, batch, side in networks]
     axis.set_xticks(np.arange(len(networks)) + 0.4 - width / 2, names)
+    axis.set_xlim(-width, len(networks) - 0.2)
     axis.set_ylabel(label)
