@@ -51,7 +51,7 @@ class Settings:
     lr: float = 2e-3  # of Adam, in the outer loop; falls to 0 as a cosine
     modulation_boost: float = 5.0  # r and s take so many times larger outer steps
     tasks: int = 4  # of an outer step
-    iterations: int = 1500  # outer steps
+    iterations: int = 2500  # outer steps
     val_episodes: int = 40  # of each point of the learning curve
     test_episodes: int = 600
     seed: int = 0
