@@ -209,9 +209,12 @@ def _channels_last(y: Tensor) -> bool:
     return not y.is_contiguous() and y.is_contiguous(memory_format=torch.channels_last)
 
 
-def best_rival(rows: Sequence[Row]) -> Row | None:
-    """The fastest of those who did it, of the rows of one point."""
-    rivals = [row for row in rows if row["status"] == "ok" and row["peer"] not in OUTSIDE]
+def best_rival(rows: Sequence[Row], lighter: bool = False) -> Row | None:
+    """The fastest of those who did the same work, of the rows of one point; with ``lighter`` also
+    of those with one σ for all channels."""
+    outside = {peers.OURS.name, peers.COPY.name}
+    outside |= set() if lighter else {peer.name for peer in peers.RIVALS if peer.shared}
+    rivals = [row for row in rows if row["status"] == "ok" and row["peer"] not in outside]
     return min(rivals, key=lambda row: float(row["p50"]), default=None)
 
 
@@ -220,13 +223,10 @@ def ours(rows: Sequence[Row]) -> Row | None:
     return found[0] if found else None
 
 
-def ratio(rows: Sequence[Row]) -> float | None:
+def ratio(rows: Sequence[Row], lighter: bool = False) -> float | None:
     """Our speed by the best rival's, of the rows of one point; None where either is missing."""
-    mine, rival = ours(rows), best_rival(rows)
+    mine, rival = ours(rows), best_rival(rows, lighter)
     return float(rival["p50"] / mine["p50"]) if mine and rival else None
-
-
-OUTSIDE = (peers.OURS.name, peers.COPY.name)  # who is no rival
 
 
 def notes(rows: Sequence[Row]) -> str:

@@ -41,10 +41,9 @@ def table(rows: list[Row]) -> str:
             ]
             if any(speeds):
                 lines.append(_line(name, ["–" if x is None else f"{x:.4f}" for x in speeds]))
-        ratios = [contest.ratio(column) for column in columns.values()]
-        lines.append(
-            _line("ours / best rival", ["–" if r is None else f"{r:.2f}×" for r in ratios])
-        )
+        for name, lighter in (("ours / best rival", False), ("and of one σ", True)):
+            ratios = [contest.ratio(column, lighter) for column in columns.values()]
+            lines.append(_line(name, ["–" if r is None else f"{r:.2f}×" for r in ratios]))
         blocks.append("\n".join(lines))
     return "\n\n".join([*blocks, contest.notes(rows)]).rstrip()
 

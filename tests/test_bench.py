@@ -246,6 +246,9 @@ def test_the_copy_is_no_rival() -> None:
     ]
     assert contest.ratio(rows) == 2.0
     assert contest.ratio(rows[:1]) is None
+    lighter = [*rows, {"peer": "scipy, one σ", "status": "ok", "p50": 0.5}]
+    assert contest.ratio(lighter) == 2.0
+    assert contest.ratio(lighter, lighter=True) == 0.5
 
 
 def test_the_copy_is_what_bytes_are_held_against() -> None:
