@@ -17,6 +17,7 @@ FIGURES = {
     "train_step": "train-step",
     "model": "model",
     "small_maps": "small-maps",
+    "meta": "meta",
 }
 FEWSHOT = "fewshot/glyphs-5way-1shot-*"  # one file a run, one figure of all
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ matplotlib.use("Agg")  # before pyplot: a figure needs no screen
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from akm_triton.tuning.store import replace_bytes
 from bench import peers
 
 FOLDER = Path(__file__).parent
@@ -71,11 +73,13 @@ def measured_on(sweep: dict[str, Any]) -> str:
 
 
 def save(figure: Figure, name: str, folder: Path = FOLDER) -> list[Path]:
-    """Write ``name``.png and ``name``.svg."""
+    """Write ``name``.png and ``name``.svg, each whole or not at all."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     for path in paths:
         # neither a date nor a version, which would make a new file of the same figure
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+        replace_bytes(path, drawn.getvalue())
     plt.close(figure)
     return paths

@@ -4,6 +4,7 @@ images are the letter in different fonts."""
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import unicodedata
 from collections import defaultdict
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from akm_triton.tuning.store import replace_bytes
 
 FOLDERS = (Path("/usr/share/fonts/truetype/noto"), Path("/usr/share/fonts/opentype/noto"))
 SIZE = 28  # pixels
@@ -40,11 +43,11 @@ def load(folder: Path | None = None, cache: Path | None = None) -> dict[str, Any
     if not path.exists():
         made = render(fonts)
         cache.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(scratch, **made)
-        os.replace(scratch, path)
-    with np.load(path) as file:
-        return dict(file)
+        file = io.BytesIO()
+        np.savez_compressed(file, **made)
+        replace_bytes(path, file.getvalue())
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def cache_folder() -> Path:
