@@ -15,6 +15,7 @@ COMMANDS = {
     "small-maps": ("bench.small_maps", "small maps in CUDA graphs, beside an identity kernel"),
     "train-step": ("bench.train_step", "ResNet steps: plain, AKM, composed, compiled"),
     "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification; --help for settings"),
+    "fewshot-table": ("bench.fewshot.compare", "finished few-shot runs, compared in pairs"),
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
     "model": ("bench.model", "the analytic model's predictions, beside what is measured"),
@@ -27,7 +28,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     if argv == ["list"]:
         for name, (_, purpose) in COMMANDS.items():
-            print(f"{name:<12} {purpose}")
+            print(f"{name:<13} {purpose}")
         return 0
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m bench {{list,{','.join(COMMANDS)}}} [options]", file=sys.stderr)

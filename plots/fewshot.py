@@ -10,23 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Run = dict[str, Any]
+from bench.fewshot.compare import Run, groups
+
 COLOURS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", "-.", ":")
-
-
-def groups(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs that differ by nothing but the seed."""
-    found: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run["sweep"]):
-        found[label(run)].append(run)
-    return dict(found)
-
-
-def label(run: Run) -> str:
-    s = run["settings"]
-    layers = {"akm": "AKM", "frozen": "AKM, σ and gate fixed", "plain": "plain convolution"}
-    return f"{layers[s['layer']]}; {s['algorithm']}, {s['adapt']}"
 
 
 def draw(runs: list[Run]) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from bench import meta, results
-from bench.fewshot import datasets, glyphs, network, train
+from bench.fewshot import compare, datasets, glyphs, network, train
 from bench.fewshot.datasets import Dataset, Split
 from bench.fewshot.sampler import Sampler, corrupt, jittered, nearest_neighbour
 from tests.processes import in_two_processes
@@ -327,7 +329,7 @@ def test_the_command_writes_what_the_figure_draws(
     assert [run["settings"]["seed"] for run in runs] == [0, 1, 0]
     assert set(results.SCHEMA) <= set(runs[0])
     assert runs[0]["episodes"]["floor"] == runs[2]["episodes"]["floor"]
-    assert [len(found) for found in fewshot.groups(runs).values()] == [2, 1]
+    assert [len(found) for found in compare.groups(runs).values()] == [2, 1]
     figure = fewshot.draw(runs)
     curves, ends, sigmas = figure.axes
     drawn = sorted(line.get_ydata().tolist() for line in curves.get_lines())
@@ -338,6 +340,38 @@ def test_the_command_writes_what_the_figure_draws(
     points = sum(len(line.get_ydata()) for line in sigmas.get_lines()[:-1])
     assert points == 2 * 4 * 4
     plt.close(figure)
+
+
+def test_runs_are_compared_episode_by_episode() -> None:
+    draws = np.random.default_rng(0)
+    adapted = draws.uniform(size=(4, 40))
+    floor = draws.uniform(size=40)
+    kinds = [("akm", 0), ("akm", 1), ("plain", 0), ("plain", 1)]
+    runs: list[dict[str, Any]] = [
+        {
+            "settings": {**vars(SMALL), "layer": layer, "seed": seed},
+            "accuracy": {"mean": one.mean()},
+            "episodes": {"adapted": one.tolist(), "floor": floor.tolist()},
+            "layers": [{"end": {"sigma": [0.25, 1.5, 0.5]}}] if layer == "akm" else [],
+        }
+        for (layer, seed), one in zip(kinds, adapted, strict=True)
+    ]
+    ours, theirs = adapted[:2].mean(0), adapted[2:].mean(0)
+
+    def said(line: str) -> list[list[float]]:
+        return [[float(x) for x in one] for one in re.findall(r"([-+]?[\d.]+) ± ([\d.]+) %", line)]
+
+    def wanted(x: np.ndarray[Any, Any]) -> list[float]:
+        low, high = stats.norm.interval(0.95, x.mean(), stats.sem(x))
+        return [100 * x.mean(), 50 * (high - low)]
+
+    _, _, first, second = compare.table(runs).splitlines()
+    assert first.startswith("AKM") and first.endswith("0.50")
+    shown = [wanted(ours), wanted(ours - floor), wanted(ours - theirs)]
+    np.testing.assert_allclose(said(first), shown, atol=0.02)
+    np.testing.assert_allclose(said(second), [wanted(theirs), wanted(theirs - floor)], atol=0.02)
+    low, high = sorted(100 * one.mean() for one in adapted[:2])
+    assert f"{low:.1f}% … {high:.1f}%" in first
 
 
 def test_memory_of_a_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
