@@ -99,12 +99,13 @@ KEYS = {
     "launch": {"call"},
     "model": {"device", "op", "shape", "kernel", "bytes", "predicted"},
     "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
+    "fewshot": {"iteration", "loss", "val"},
 }
-UNTIMED = {"digits", "accuracy", "model", "correctness"}
-COMMITTED = sorted(results.ROOT.glob("*/*.json"))
+UNTIMED = {"digits", "accuracy", "model", "correctness", "fewshot"}
+COMMITTED = sorted(results.ROOT.glob("*/**/*.json"))
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: str(p.relative_to(results.ROOT)))
 def test_committed_results_have_the_schema(path: Path) -> None:
     check_schema(json.loads(path.read_text("utf-8")))
 
@@ -112,7 +113,7 @@ def test_committed_results_have_the_schema(path: Path) -> None:
 def check_schema(record: dict[str, Any]) -> None:
     assert set(results.SCHEMA) <= set(record)
     assert record["rows"]
-    sweep = record["sweep"]
+    sweep = record["sweep"].split("/")[0]
     for row in record["rows"]:
         if row.get("status", "ok") not in ("ok", "predicted"):
             assert row["status"] in ("missing", "skipped", "failed") and row["note"]
@@ -125,7 +126,8 @@ def check_schema(record: dict[str, Any]) -> None:
 def test_a_committed_result_lies_where_its_device_says() -> None:
     for path in COMMITTED:
         record = json.loads(path.read_text("utf-8"))
-        assert (path.parent.name, path.stem) == (results.slug(record["device"]), record["sweep"])
+        device, *sweep = path.relative_to(results.ROOT).with_suffix("").parts
+        assert (device, "/".join(sweep)) == (results.slug(record["device"]), record["sweep"])
 
 
 def test_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
