@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,7 +21,7 @@ def draw(runs: list[Run]) -> Figure:
     found = groups(runs)
     _curves(axes[0], found)
     _ends(axes[1], found)
-    _sigmas(axes[2], [run for run in runs if run["settings"]["layer"] == "akm"])
+    _sigmas(axes[2], found)
     s = runs[0]["settings"]
     figure.suptitle(
         f"{s['dataset']}, {s['way']}-way {s['shot']}-shot: {s['test_episodes']} test episodes of "
@@ -69,19 +68,29 @@ def _ends(axis: Axes, found: dict[str, list[Run]]) -> None:
     axis.grid(True, axis="x")
 
 
-def _sigmas(axis: Axes, runs: list[Run]) -> None:
-    """σ of every channel, by layer, of all runs that learn it."""
-    layers: dict[int, list[float]] = defaultdict(list)
-    for run in runs:
-        for number, layer in enumerate(run["layers"], 1):
-            layers[number] += layer["end"]["sigma"]
-    for number, sigma in layers.items():
-        spread = np.linspace(-0.3, 0.3, len(sigma))  # beside one another, not above
-        axis.plot(number + spread, sorted(sigma), ".", markersize=2, color=COLOURS[number])
-    if runs:
-        start = runs[0]["layers"][0]["start"]["sigma"][0]
+def _sigmas(axis: Axes, found: dict[str, list[Run]]) -> None:
+    """σ of every channel, by layer, of all groups that learn it."""
+    learned = [
+        (number, runs)
+        for number, runs in enumerate(found.values())
+        if runs[0]["settings"]["layer"] == "akm"
+    ]
+    width = 0.7 / max(1, len(learned))
+    for place, (number, runs) in enumerate(learned):
+        for layer in range(len(runs[0]["layers"])):
+            sigma = [x for run in runs for x in run["layers"][layer]["end"]["sigma"]]
+            left = layer + 0.65 + place * width
+            axis.plot(
+                np.linspace(left, left + 0.9 * width, len(sigma)), sorted(sigma),
+                ".x+"[place % 3], markersize=2.5, color=COLOURS[number % len(COLOURS)],
+                label=f"adapts {runs[0]['settings']['adapt']}" if layer == 0 else None,
+            )  # fmt: skip
+    if learned:
+        layers = learned[0][1][0]["layers"]
+        start = layers[0]["start"]["sigma"][0]
         axis.axhline(start, color="black", linestyle="--", linewidth=1, label=f"start {start:.2f}")
-        axis.legend()
-    axis.set_xticks(list(layers))
+        axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # for the legend
+        axis.legend(fontsize=7, loc="upper right")
+        axis.set_xticks(range(1, len(layers) + 1))
     axis.set_xlabel("layer")
     axis.set_ylabel("learned σ (pixels), channels sorted")
