@@ -37,6 +37,10 @@ STEPS = {
 """In the order of worth, with each one's share of the time; all but the last are sweeps."""
 
 
+OVERRUN = 2.0
+"""Shares of its time that a step may take before it is ended; what it has saved stays."""
+
+
 def run_step(name: str, out: Path, rehearse: bool, seconds: float) -> None:
     """One step, quick and no longer than it may take."""
     device = torch.device("cpu" if rehearse else "cuda")
@@ -73,6 +77,9 @@ def campaign(out: Path, minutes: float, rehearse: bool) -> bool:
         print(f"== {name}, about {seconds:.0f} s", flush=True)
         began = time.monotonic()
         limit = 60 * minutes - spent
+        if not rehearse:
+            limit = min(limit, OVERRUN * seconds + 30)
+        _set_aside(name, out)
         status = _process(name, out, seconds, rehearse, limit)
         done[name] = {"status": status, "seconds": round(time.monotonic() - began, 1)}
         out.mkdir(parents=True, exist_ok=True)
@@ -86,6 +93,13 @@ def _left(done: dict[str, Any], seconds: float) -> Iterator[tuple[str, float]]:
     shares = sum(STEPS[name] for name in left)
     for name in left:
         yield name, seconds * STEPS[name] / shares
+
+
+def _set_aside(name: str, out: Path) -> None:
+    """What an earlier attempt at a step has measured stays, under another name."""
+    for path in list(out.glob(f"*/{name}.json")):
+        number = sum(1 for _ in out.glob(f"{path.parent.name}/{name}.*.json")) + 1
+        path.rename(path.with_suffix(f".{number}.json"))
 
 
 def _process(name: str, out: Path, seconds: float, rehearse: bool, limit: float) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import peers, timing
-from bench.sweep import Effort, Row, maps, rounded, title
+from bench.sweep import Effort, Row, maps, note, rounded, title
 from reference import composition
 
 DIRECTIONS = ("forward", "forward+backward")
@@ -92,8 +92,7 @@ class Contest:
                 left_out[peer.name] = reason
             except Exception as error:
                 # of whatever kind: a rival that fails is reported, and the others go on
-                note = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                left_out[peer.name] = LeftOut("failed", note)
+                left_out[peer.name] = LeftOut("failed", note(error))
         calls[peers.COPY.name] = peers.COPY.build(given.z, given.sigma, point.radius)
         measured = timing.interleaved(calls, point.device, self.effort.seconds)
         each = given.z.numel() * given.z.element_size()

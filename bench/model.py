@@ -20,7 +20,7 @@ from akm_triton.tuning.problem import H200, Problem
 from akm_triton.tuning.rule import rule
 from akm_triton.tuning.workload import Workload
 from bench import timing
-from bench.sweep import Row, Setting, Sweep, grid, maps, rounded, title
+from bench.sweep import Row, Setting, Sweep, grid, maps, note, rounded, title
 
 OPS = ("blur", "blur_backward")
 RADII = (1, 3, 7, 15, 31)
@@ -48,11 +48,14 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
             ),
         }  # fmt: skip
         if setting.cuda:
-            work = Workload(problem, setting.device, dtype=dtype)
-            call = functools.partial(work.run, plan)
-            call()
-            q = timing.interleaved({"": call}, setting.device, setting.effort.seconds / 5)[""]
-            row |= {"status": "ok", **rounded(**vars(q), gelements=elements / q.p50 / 1e9)}
+            try:
+                work = Workload(problem, setting.device, dtype=dtype)
+                call = functools.partial(work.run, plan)
+                call()
+                q = timing.interleaved({"": call}, setting.device, setting.effort.seconds / 5)[""]
+                row |= {"status": "ok", **rounded(**vars(q), gelements=elements / q.p50 / 1e9)}
+            except Exception as error:  # compilers and drivers raise all kinds
+                row |= {"status": "failed", "note": note(error)}
         yield [row]
 
 

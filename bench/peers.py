@@ -75,10 +75,11 @@ def conv2d(z: Tensor, sigma: Tensor, radius: int) -> Blur:
 
 def conv2d_channels_last(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     """The same in channels_last, from and to the layout that all are given."""
+    memory = torch.contiguous_format if z.is_contiguous() else torch.channels_last
 
     def blur() -> Tensor:
         x = z.contiguous(memory_format=torch.channels_last)
-        return conv2d(x, sigma, radius)().contiguous()
+        return conv2d(x, sigma, radius)().contiguous(memory_format=memory)
 
     return blur
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import re
@@ -101,6 +102,7 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     replace_text(path, whole + "\n")
 
 
+@functools.cache
 def commit() -> str:
     """The revision measured, "-dirty" where the code differs from it."""
     code = ["akm_triton", ":(glob)bench/**/*.py"]
@@ -111,6 +113,7 @@ def commit() -> str:
         return "unknown"
 
 
+@functools.cache
 def driver() -> str:
     """Of the first NVIDIA GPU."""
     try:

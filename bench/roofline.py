@@ -15,7 +15,7 @@ from akm_triton.tuning import choice
 from akm_triton.tuning.problem import OPS, Problem
 from akm_triton.tuning.workload import Workload
 from bench import timing
-from bench.sweep import Row, Setting, Sweep, grid, maps, name_of, rounded, title
+from bench.sweep import Row, Setting, Sweep, grid, maps, name_of, note, rounded, title
 
 RADII = (15, 3)
 MAPS_CPU, MAPS_CUDA, TINY = ((8, 64, 28, 28),), ((1024, 256, 28, 28), (64, 64, 224, 224)), (
@@ -52,7 +52,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
         try:
             row |= _timed(problem, setting, dtype, copies[name_of(dtype)])
         except Exception as error:  # compilers and drivers raise all kinds
-            row |= {"status": "failed", "note": f"{type(error).__name__}: {error}"[:200]}
+            row |= {"status": "failed", "note": note(error)}
         yield [row]
 
 

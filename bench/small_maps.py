@@ -22,11 +22,11 @@ from akm_triton.tuning import choice
 from akm_triton.tuning.problem import Problem
 from akm_triton.tuning.workload import Workload
 from bench import peers, timing
-from bench.sweep import Row, Setting, Sweep, grid, maps, rounded, title
+from bench.sweep import Row, Setting, Sweep, grid, maps, note, rounded, title
 
 # each in a network at batch 32 and at batch 256
 MAPS = (
-    (32, 512, 7, 7), (32, 256, 14, 14), (32, 128, 28, 28), (256, 512, 7, 7), (256, 256, 14, 14),
+    (32, 512, 7, 7), (256, 256, 14, 14), (32, 128, 28, 28), (256, 512, 7, 7), (32, 256, 14, 14),
     (256, 128, 28, 28),
 )  # fmt: skip
 TINY = ((2, 2, 7, 7),)
@@ -87,17 +87,22 @@ def _point(
         sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
         for name, build in RIVALS:
             turns[name] = [build(z, sigma, RADIUS) for z in work.z]
+    about = {**maps(shape, dtype, last), "kernel": 2 * RADIUS + 1, "op": op}
+    graphs: dict[str, timing.Call] = {}
     with torch.no_grad():
-        graphs = {name: timing.graph(calls, setting.device) for name, calls in turns.items()}
+        for name, calls in turns.items():
+            try:
+                graphs[name] = timing.graph(calls, setting.device)
+            except Exception as error:  # compilers, drivers and captures raise all kinds
+                yield {**about, "peer": name, "status": "failed", "note": note(error)}
         found = timing.interleaved(graphs, setting.device, setting.effort.seconds)
-        one = {name: calls[0] for name, calls in turns.items()}
+        one = {name: turns[name][0] for name in graphs}
         walls = timing.interleaved(one, setting.device, setting.effort.seconds / 4)
     for name, q in found.items():
         p20, p50, p80 = (x / copies for x in (q.p20, q.p50, q.p80))
         wall, ratio = walls[name].p50, q.p50 / found["identity"].p50
         yield {
-            **maps(shape, dtype, last), "kernel": 2 * RADIUS + 1, "op": op, "peer": name,
-             "status": "ok", "bytes": problem.bytes, "programs": programs,
+            **about, "peer": name, "status": "ok", "bytes": problem.bytes, "programs": programs,
             **rounded(p20=p20, p50=p50, p80=p80, wall=wall, by_identity=ratio),
         }  # fmt: skip
 
@@ -113,9 +118,11 @@ def table(rows: list[Row]) -> str:
             f"{1e6 * row['p50']:.1f}", f"{1e6 * row['wall']:.1f}", f"{row['by_identity']:.2f}×",
         ]
         for row in rows
+        if row["status"] == "ok"
     ]  # fmt: skip
     header = ["map", "dtype", "layout", "op", "peer", "kernel µs", "wall µs", "by identity"]
-    return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}"
+    notes = [f"{r['peer']}, {title(r['shape'])}: {r['note']}" for r in rows if r["status"] != "ok"]
+    return "\n".join([f"K = {2 * RADIUS + 1}", grid(header, lines), *notes])
 
 
 SWEEP = Sweep("small-maps", measure, table, __doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Effort:
 
 
 TINY = Effort("tiny", seconds=0.02, slowest=1.0, compiled_radius=0)
-QUICK = Effort("quick", seconds=1.0, slowest=0.3, compiled_radius=7)
+QUICK = Effort("quick", seconds=1.0, slowest=0.05, compiled_radius=7)
 FULL = Effort("full", seconds=5.0, slowest=2.0, compiled_radius=31)
 
 
@@ -79,17 +80,23 @@ class Sweep:
         rows: list[Row] = []
         start = saved = time.monotonic()
         more = {"packages": peers.versions(), "effort": setting.effort.name, "complete": False}
-        for point in self.measure(setting):
-            rows += point
-            now = time.monotonic()
-            if now - start > seconds:
-                break
-            if now - saved > SAVE_EVERY:
-                results.save(self.name, setting.device, rows, out, **more)
-                saved = now
-        else:
-            more["complete"] = True
-        return rows, results.save(self.name, setting.device, rows, out, **more)
+        try:
+            for point in self.measure(setting):
+                rows += point
+                now = time.monotonic()
+                if now - start > seconds:
+                    break
+                if now - saved > SAVE_EVERY:
+                    results.save(self.name, setting.device, rows, out, **more)
+                    saved = now
+            else:
+                more["complete"] = True
+        finally:  # what was measured before a failure is kept
+            if rows:
+                path = results.save(self.name, setting.device, rows, out, **more)
+        if not rows:
+            sys.exit(f"{self.name}: there is nothing to measure on {setting.device}")
+        return rows, path
 
     def main(self, argv: list[str]) -> None:
         parser = argparse.ArgumentParser(
@@ -122,6 +129,11 @@ def maps(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Row
         "layout": "channels_last" if channels_last else "nchw",
         "dtype": name_of(dtype),
     }
+
+
+def note(error: Exception) -> str:
+    """A line of it, for a row that says "failed"."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def name_of(dtype: torch.dtype) -> str:

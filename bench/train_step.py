@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import akm_triton as akm
 from bench import networks, timing
-from bench.sweep import Row, Setting, Sweep, grid, rounded
+from bench.sweep import Row, Setting, Sweep, grid, note, rounded
 
 VARIANTS: dict[str, tuple[networks.Conv, bool]] = {
     "plain": (nn.Conv2d, False),
@@ -40,16 +40,20 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
             setting.dtypes_or(("float32",), "bfloat16"), setting.choose(CASES_CPU, CASES_CUDA, TINY)
         )
     )
-    for dtype, (network, batch, side) in tqdm(cases, desc="train-step", unit="network"):
-        yield list(_steps(setting, dtype, network, batch, side))
+    # what is compiled comes last: it takes minutes, and the rest is then saved
+    groups = list(product((False, True), cases))
+    for compiled, (dtype, (network, batch, side)) in tqdm(groups, desc="train-step", unit="group"):
+        yield list(_steps(setting, dtype, network, batch, side, compiled))
 
 
 def _steps(
-    setting: Setting, dtype: torch.dtype, network: str, batch: int, side: int
+    setting: Setting, dtype: torch.dtype, network: str, batch: int, side: int, compiled: bool
 ) -> Iterator[Row]:
+    """Of the variants that are compiled, or of the others, in turns."""
     steps: dict[str, timing.Call] = {}
     rows: dict[str, Row] = {}
-    for name, (conv, compiled) in VARIANTS.items():
+    torch.compiler.reset()  # or the number of models runs into its limit
+    for name, conv in ((name, conv) for name, (conv, how) in VARIANTS.items() if how == compiled):
         rows[name] = {
             "network": network, "batch": batch, "side": side, "variant": name,
             "dtype": str(dtype).removeprefix("torch."),
@@ -64,8 +68,7 @@ def _steps(
             rows[name]["peak_bytes"] = _peak(step, setting.device) if setting.cuda else None
             steps[name] = step
         except Exception as error:  # of whatever kind: reported, and the others go on
-            note = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            rows[name] |= {"status": "failed", "note": note}
+            rows[name] |= {"status": "failed", "note": note(error)}
     measured = timing.interleaved(steps, setting.device, 4 * setting.effort.seconds)
     for name, q in measured.items():
         rows[name] |= {"status": "ok", **rounded(**vars(q), images=batch / q.p50)}
@@ -81,7 +84,6 @@ def _step(
     model: Any = networks.resnet(network, conv, classes=1000, width=width)
     model = model.to(setting.device, memory_format=torch.channels_last)
     if compiled:
-        torch.compiler.reset()
         model = torch.compile(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     x = torch.randn(batch, 3, side, side, device=setting.device)

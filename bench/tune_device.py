@@ -65,7 +65,11 @@ def tune_device(
             op, n, c, h, w, radius, "symmetric", dtype.itemsize, memory == torch.channels_last
         )
         bar.set_postfix_str(problem.key)
-        tuned = tune_problem(problem, where, seconds=seconds)
+        try:
+            tuned = tune_problem(problem, where, seconds=seconds)
+        except RuntimeError as error:  # the rule's own plan fails: the others are still worth it
+            bar.write(str(error))
+            continue
         rows.append(
             {
                 "key": problem.key,

@@ -14,7 +14,7 @@ IDENTITY = {"color": "0.4", "marker": "|"}
 
 
 def draw(sweep: dict[str, Any]) -> Figure:
-    rows: list[Row] = sweep["rows"]
+    rows: list[Row] = [row for row in sweep["rows"] if row["status"] == "ok"]
     ops = list(dict.fromkeys(row["op"] for row in rows))
     figure, axes = plt.subplots(
         1, len(ops), figsize=(10.5, 6.0), squeeze=False, sharey=True, layout="constrained"

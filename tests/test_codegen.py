@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime import jit
 
+from akm_triton.tuning import compiler
+from akm_triton.tuning.problem import H200, Problem
+from akm_triton.tuning.rule import rule
+from akm_triton.tuning.workload import Workload
 from bench import codegen
 
 HOPPER = 90
@@ -58,6 +66,22 @@ def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     (found,) = codegen.compiled([case])
     assert len(found) >= 6
     assert all(facts["spills"] == 0 for _, facts in found), found
+
+
+@pytest.mark.parametrize("op", ["blur", "blur_backward"])
+def test_the_launcher_finds_what_was_compiled_ahead(op: str) -> None:
+    """By Triton's own code, with whose key it looks into its cache."""
+    problem = Problem(op, 3, 5, 28, 20, 7, "symmetric", 2, False)
+    target = GPUTarget("cuda", HOPPER, 32)
+    backend = make_backend(target)
+    for launch in Workload(problem, torch.device("cpu")).launches(rule(problem, H200)):
+        kernel = launch.kernel
+        binder = jit.create_function_from_signature(kernel.signature, kernel.params, backend)
+        given = {**launch.arguments, **launch.options, "debug": False}
+        packed = kernel._pack_args(backend, dict(given), *binder(**given))
+        _, signature, constants, attributes = packed
+        wanted = ASTSource(kernel, signature, constants, attributes).hash()
+        assert compiler.source(launch).hash() == wanted
 
 
 def test_a_spill_is_seen() -> None:

@@ -72,8 +72,9 @@ class Gpu:
     def _graph(self, work: Workload, plan: Plan) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for turn in range(work.copies):
-                work.run(plan, turn)
+            # kept to the end, so that each turn writes to memory of its own
+            results = [work.run(plan, turn) for turn in range(work.copies)]
+        del results
         graph.replay()
         return graph
 

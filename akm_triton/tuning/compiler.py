@@ -29,10 +29,8 @@ class Launch:
         return self.kernel.__name__ + (f"({','.join(outputs)})" if outputs else "")
 
 
-def compile_launch(launch: Launch, capability: int) -> Any:
-    """What the launcher would compile on a device of this capability."""
-    import triton
-    from triton.backends.compiler import GPUTarget
+def source(launch: Launch) -> Any:
+    """As the launcher would have it, so that Triton's cache knows it again."""
     from triton.compiler import ASTSource
 
     signature: dict[str, str] = {}
@@ -40,6 +38,7 @@ def compile_launch(launch: Launch, capability: int) -> Any:
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, name in enumerate(launch.kernel.arg_names):
         value = launch.arguments[name]
+        attributes[(i,)] = []
         if isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]
@@ -50,9 +49,16 @@ def compile_launch(launch: Launch, capability: int) -> Any:
             signature[name] = "i32"
             if value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, attributes)
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def compile_launch(launch: Launch, capability: int) -> Any:
+    """What the launcher would compile on a device of this capability."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
     return triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options=dict(launch.options)
+        source(launch), target=GPUTarget("cuda", capability, 32), options=dict(launch.options)
     )
 
 

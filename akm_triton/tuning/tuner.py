@@ -90,6 +90,8 @@ def _tune_problem(
                 return
             some = fresh[start : start + batch]
             for plan, reason in zip(some, _unfit(some, work, device), strict=True):
+                if time.monotonic() > stop:
+                    return
                 trials[plan] = Trial(plan, None, reason) if reason else _tried(plan, work, clock)
 
     found, pruned = space.candidates(problem, device)
@@ -125,12 +127,7 @@ def _unfit(plans: list[Plan], work: Workload, device: Device) -> list[str | None
     """Why these are not worth a run, by their machine code; compiled side by side."""
     if fused.INTERPRET:
         return [None] * len(plans)
-    launches: list[list[compiler.Launch]] = []
-    for plan in plans:
-        found: list[compiler.Launch] = []
-        with fused.launching(lambda *a, found=found, **k: found.append(compiler.Launch(*a, **k))):
-            work.run(plan)
-        launches.append(found)
+    launches = [work.launches(plan) for plan in plans]
     with ThreadPoolExecutor(len(plans)) as pool:
         return list(pool.map(lambda each: _flaw(each, device), launches))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from akm_triton.backend import torch as _plain
 from akm_triton.backend import triton as _fused
 from akm_triton.gaussian import gaussian_taps
+from akm_triton.tuning.compiler import Launch
 from akm_triton.tuning.plan import Plan
 from akm_triton.tuning.problem import Problem
 
@@ -18,7 +19,7 @@ fused: Any = _fused
 
 # Of the largest value: candidates differ by rounding alone.
 TOLERANCE = {2: 2e-2, 4: 1e-4}
-IMAGES = 4  # compared at a time, in float64
+ELEMENTS = 1 << 24  # compared at a time, in float64
 
 
 class Workload:
@@ -55,13 +56,21 @@ class Workload:
         op = fused.blur_pair if p.pair else fused.blur
         return (op(z, *self.tables, p.border, p.adjoint, plan),)
 
+    def launches(self, plan: Plan) -> list[Launch]:
+        """What ``run`` would launch."""
+        found: list[Launch] = []
+        with fused.launching(lambda *a, **k: found.append(Launch(*a, **k))):
+            self.run(plan)
+        return found
+
     def error(self, found: tuple[Tensor, ...]) -> float:
         """Of the first copy's results, over their largest value: by plain PyTorch in float64, which
         shares no code with the kernels."""
         p, worst = self.problem, 0.0
         grads: Tensor | None = None
-        for first in range(0, p.n, IMAGES):
-            part = slice(first, first + IMAGES)
+        images = max(1, ELEMENTS // (p.c * p.h * p.w))
+        for first in range(0, p.n, images):
+            part = slice(first, first + images)
             z, g = self.z[0][part].double(), self.g[0][part].double()
             tables: Any = [t[part].double() if p.per_sample else t.double() for t in self.tables]
             if "da" in p.outputs:
