@@ -23,16 +23,9 @@ HAS_TRITON = find_spec("triton") is not None
 
 def check_options(gaussian: str, border: str, truncate: float | None, max_radius: int) -> None:
     """Refuse options that mean nothing, by name."""
-    if gaussian not in _gaussian.FAMILIES:
-        raise ValueError(f"gaussian must be one of {_gaussian.FAMILIES}, got {gaussian!r}")
+    _gaussian.check_window(gaussian, truncate, max_radius)
     if border not in BORDERS:
         raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
-    if truncate is not None and not truncate > 0:
-        raise ValueError(f"truncate must be None or positive (in units of σ), got {truncate!r}")
-    if isinstance(max_radius, bool) or not isinstance(max_radius, int):
-        raise TypeError(f"max_radius must be an int (pixels), got {type(max_radius).__name__}")
-    if max_radius < 1:
-        raise ValueError(f"max_radius must be at least 1 pixel, got {max_radius}")
 
 
 def _check_map(z: Tensor) -> None:

@@ -43,6 +43,18 @@ def _shared_trapezoid(*args: Any) -> tuple[Tensor, Tensor]:
         return _trapezoid(*args)
 
 
+def check_window(gaussian: str, truncate: float | None, max_radius: int) -> None:
+    """Refuse options that mean nothing, by name."""
+    if gaussian not in FAMILIES:
+        raise ValueError(f"gaussian must be one of {FAMILIES}, got {gaussian!r}")
+    if truncate is not None and (isinstance(truncate, str) or not truncate > 0):
+        raise ValueError(f"truncate must be None or positive (in units of σ), got {truncate!r}")
+    if isinstance(max_radius, bool) or not isinstance(max_radius, int):
+        raise TypeError(f"max_radius must be an int (pixels), got {type(max_radius).__name__}")
+    if max_radius < 1:
+        raise ValueError(f"max_radius must be at least 1 pixel, got {max_radius}")
+
+
 def gaussian_taps(
     sigma: Tensor,
     max_radius: int = 15,
@@ -71,6 +83,9 @@ def gaussian_taps(
     Returns:
         ``(*sigma.shape, R + 1)`` in the dtype of ``sigma`` (half precision counts in float32).
 
+    Raises:
+        TypeError, ValueError: an argument of another kind, by name.
+
     Example:
         >>> import torch
         >>> taps = gaussian_taps(torch.tensor([0.0, 1.0]), max_radius=2)
@@ -79,6 +94,10 @@ def gaussian_taps(
         >>> round(float(taps[1, 0]), 3), round(float(taps[1, 1]), 3)
         (0.475, 0.212)
     """
+    if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
+        got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
+        raise TypeError(f"sigma must be a floating point Tensor, got {got}")
+    check_window(gaussian, truncate, max_radius)
     if sigma.dtype in (torch.float16, torch.bfloat16):
         sigma = sigma.float()
     t = (sigma * sigma)[..., None]

@@ -66,13 +66,11 @@ class _Modulated(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for name in ("weight", "bias"):  # the names of the paper's code
-            if prefix + "conv." + name in state_dict:
-                state_dict[prefix + name] = state_dict.pop(prefix + "conv." + name)
         for name in ("r", "s"):
             value = state_dict.get(prefix + name)
             if value is not None and value.numel() == 1:  # one for the layer serves each channel
-                state_dict[prefix + name] = value.reshape(1).expand(getattr(self, name).shape)
+                shape = getattr(self, name).shape
+                state_dict[prefix + name] = value.reshape(1).expand(shape).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -115,6 +113,8 @@ class Modulation2d(_Modulated):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
         self.channels = channels
         self._add_modulation(channels, per, gaussian, border, truncate, max_radius, device, dtype)
 
@@ -122,6 +122,8 @@ class Modulation2d(_Modulated):
         self.reset_modulation()
 
     def forward(self, z: Tensor) -> Tensor:
+        if z.dim() in (3, 4) and z.shape[-3] != self.channels:
+            raise ValueError(f"z must have {self.channels} channels, got shape {tuple(z.shape)}")
         return self.modulate(z)
 
     def extra_repr(self) -> str:
@@ -191,6 +193,14 @@ class AKMConv2d(_Modulated, nn.Conv2d):
         nn.Conv2d.reset_parameters(self)
         if hasattr(self, "r"):  # nn.Conv2d resets before r and s are there
             self.reset_modulation()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in ("weight", "bias"):  # the names of the paper's code
+            if prefix + "conv." + name in state_dict:
+                state_dict[prefix + name] = state_dict.pop(prefix + "conv." + name)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, input: Tensor) -> Tensor:
         return self.modulate(nn.Conv2d.forward(self, input))

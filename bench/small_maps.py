@@ -7,9 +7,8 @@ graph, and both columns are of plain calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
 
 import torch
 import triton
@@ -79,36 +78,34 @@ def _point(
     plan = choice.choose(problem, device).plan
     cfg = plan[0].config
     programs = cfg.programs(c) * cfg.splits(problem, device)
-    turns: dict[str, list[timing.Call]] = {
-        peers.OURS.name: [_call(work.run, plan, i) for i in range(copies)],
-        "identity": [_call(identity, work, programs, i) for i in range(copies)],
+    sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
+    makers: dict[str, Callable[[int], timing.Call]] = {
+        peers.OURS.name: lambda turn: lambda: work.run(plan, turn),
+        "identity": lambda turn: lambda: identity(work, programs, turn),
     }
     if op == "blur":  # a rival's gradient is not one call that a graph could hold
-        sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
         for name, build in RIVALS:
-            turns[name] = [build(z, sigma, RADIUS) for z in work.z]
+            makers[name] = lambda turn, build=build: build(work.z[turn], sigma, RADIUS)  # type: ignore[misc]
     about = {**maps(shape, dtype, last), "kernel": 2 * RADIUS + 1, "op": op}
     graphs: dict[str, timing.Call] = {}
+    one: dict[str, timing.Call] = {}
     with torch.no_grad():
-        for name, calls in turns.items():
+        for name, make in makers.items():
             try:
-                graphs[name] = timing.graph(calls, setting.device)
+                calls = [make(turn) for turn in range(copies)]
+                graphs[name], one[name] = timing.graph(calls, setting.device), calls[0]
             except Exception as error:  # compilers, drivers and captures raise all kinds
                 yield {**about, "peer": name, "status": "failed", "note": note(error)}
         found = timing.interleaved(graphs, setting.device, setting.effort.seconds)
-        one = {name: turns[name][0] for name in graphs}
         walls = timing.interleaved(one, setting.device, setting.effort.seconds / 4)
     for name, q in found.items():
         p20, p50, p80 = (x / copies for x in (q.p20, q.p50, q.p80))
-        wall, ratio = walls[name].p50, q.p50 / found["identity"].p50
+        base = found.get("identity", q)
+        wall, ratio = walls[name].p50, q.p50 / base.p50
         yield {
             **about, "peer": name, "status": "ok", "bytes": problem.bytes, "programs": programs,
             **rounded(p20=p20, p50=p50, p80=p80, wall=wall, by_identity=ratio),
         }  # fmt: skip
-
-
-def _call(run: Any, *args: Any) -> timing.Call:
-    return lambda: run(*args)
 
 
 def table(rows: list[Row]) -> str:

@@ -311,6 +311,24 @@ def test_a_sweep_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     assert 0 < len(rows) < 100 and record["rows"] == rows and not record["complete"]
 
 
+def test_a_sweep_that_fails_keeps_what_it_has(tmp_path: Path) -> None:
+    def measure(setting: Setting) -> Iterator[list[Row]]:
+        yield [{"number": 0, "status": "ok"}]
+        raise RuntimeError("the driver is gone")
+
+    with pytest.raises(RuntimeError, match="driver"):
+        Sweep("some", measure, str, "").run(Setting(CPU, TINY), tmp_path)
+    (path,) = tmp_path.rglob("some.json")
+    record = json.loads(path.read_text("utf-8"))
+    assert len(record["rows"]) == 1 and not record["complete"]
+
+
+def test_a_sweep_of_nothing_leaves_the_last_result(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="some: there is nothing to measure on cpu"):
+        Sweep("some", lambda setting: iter(()), str, "").run(Setting(CPU, TINY), tmp_path)
+    assert not list(tmp_path.rglob("some.json"))
+
+
 @pytest.mark.parametrize("name", networks.DEPTHS)
 def test_networks_differ_in_their_convolutions_alone(name: str) -> None:
     torch.manual_seed(0)

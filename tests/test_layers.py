@@ -113,6 +113,30 @@ def test_loads_the_checkpoint_of_the_paper(per: str) -> None:
     assert state.keys() == kept.keys()  # the caller's dictionary is left alone
 
 
+def test_one_number_that_is_assigned_serves_each_channel() -> None:
+    layer, one = akm.Modulation2d(4), akm.Modulation2d(4, per="layer")
+    layer.load_state_dict(one.state_dict(), assign=True)
+    layer(torch.randn(1, 4, 5, 5)).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    assert layer.r.shape == (4,) and layer.r.unique().numel() > 1
+
+
+def test_a_child_called_conv_keeps_its_names() -> None:
+    class Block(akm.Modulation2d):
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.conv = nn.Conv2d(4, 4, 3)
+
+    Block().load_state_dict(Block().state_dict())
+
+
+def test_refuses_other_channels() -> None:
+    with pytest.raises(ValueError, match="z must have 5 channels, got shape"):
+        akm.Modulation2d(5, per="layer")(torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="channels must be at least 1"):
+        akm.Modulation2d(0)
+
+
 def test_round_trips() -> None:
     layer = akm.AKMConv2d(3, 8, 3, border="zeros")
     nn.init.uniform_(layer.r)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import akm_triton as akm
 from akm_triton import meta
-from akm_triton.meta import MAML, Reptile
+from akm_triton.meta import MAML, Reptile, norms
 from akm_triton.meta.implicit import ImplicitMAML
 from reference import composition
 from tests.processes import in_two_processes
@@ -253,7 +255,9 @@ def test_tasks_at_once_are_tasks_one_by_one(
 
 
 @NORMS
-def test_what_vmap_gets_wrong_is_refused(norm: Callable[[], nn.Module]) -> None:
+def test_what_vmap_gets_wrong_is_refused(
+    norm: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And nothing else: where PyTorch learns to do it, this fails, and the refusal can go."""
     maml = MAML(network(norm()), inner_steps=1)
     wanted = gradients(maml, maml(episodes(), F.cross_entropy).loss)
@@ -262,10 +266,121 @@ def test_what_vmap_gets_wrong_is_refused(norm: Callable[[], nn.Module]) -> None:
     if refused:
         with pytest.raises(ValueError, match=r"moves 1.0.weight: .* wrong under vmap"):
             maml(episodes(), F.cross_entropy)
-        maml._wrong_at_once = lambda: None
+        monkeypatch.setattr(norms, "OF_THE_DATA", {})
     found = gradients(maml, maml(episodes(), F.cross_entropy).loss)
     error = max(float((found[name] - want).abs().max()) for name, want in wanted.items())
     assert error > 1e-6 if refused else error < 1e-12
+
+
+class Functional(nn.Module):
+    """A norm of which there is no module, as MAML networks are often written."""
+
+    def __init__(self, norm: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.norm = norm
+        self.w = nn.Parameter(torch.linspace(0.5, 1.5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x, self.w).tanh()
+
+
+FUNCTIONAL = {
+    "batch_norm": lambda x, w: F.batch_norm(x, None, None, w, training=True),
+    "torch.batch_norm": lambda x, w: torch.batch_norm(
+        x, 1 + w, None, None, None, True, 0.1, 1e-5, False
+    ),
+    "instance_norm": lambda x, w: F.instance_norm(x, weight=w),
+    "layer_norm": lambda x, w: F.layer_norm(x.movedim(1, -1), (4,), w).movedim(-1, 1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_a_norm_without_a_module_goes_one_by_one(name: str) -> None:
+    maml = MAML(network(Functional(FUNCTIONAL[name])), inner_steps=2)
+    found = gradients(maml, maml(episodes(), F.cross_entropy).loss)
+    maml.vectorize = False
+    close(found, gradients(maml, maml(episodes(), F.cross_entropy).loss), 1e-12)
+    maml.vectorize = True
+    with pytest.raises(ValueError, match="wrong under vmap"):
+        maml(episodes(), F.cross_entropy)
+
+
+class Tempered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, out: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.w * out, y)
+
+
+def test_a_learned_loss_has_its_gradient_with_checkpoint_too() -> None:
+    found = []
+    for checkpoint in (False, True):
+        loss = Tempered()
+        MAML(network(), inner_steps=3, checkpoint=checkpoint)(episodes(), loss).loss.backward()
+        found.append(loss.w.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("out", "labels"), [((1,), (5,)), ((3, 4), (5, 4)), ((6, 9), (5, 6))], ids=str
+)
+def test_only_scores_of_classes_are_held_to_labels(
+    out: tuple[int, ...], labels: tuple[int, ...]
+) -> None:
+    """Not targets that count, nor maps and sequences of labels, with numbers to ignore."""
+    model = nn.Sequential(nn.Linear(3, math.prod(out)), nn.Unflatten(1, out)).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    y = torch.full((2, *labels), 200)
+    result = MAML(model, inner_steps=1)(((x, y), (x, y)), lambda a, b: a.square().mean())
+    assert result.accuracy.isnan().all()
+
+
+def test_reptile_moves_a_scalar() -> None:
+    class Scaled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 1)
+            self.scale = nn.Parameter(torch.tensor(1.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * super().forward(x)
+
+    x, y = torch.randn(4, 5, 2), torch.randn(4, 5, 1)
+    reptile = Reptile(Scaled(), inner_steps=2)
+    reptile(((x, y), (x, y)), F.mse_loss).loss.backward()
+    moved = [
+        reptile.adapt((a, b), F.mse_loss).parameters["scale"] for a, b in zip(x, y, strict=True)
+    ]
+    wanted = reptile.model.scale.detach() - torch.stack(moved).mean()
+    torch.testing.assert_close(reptile.model.scale.grad, wanted)
+
+
+def test_one_task_is_not_taken_for_many() -> None:
+    x = torch.linspace(-5, 5, 10)[:, None]
+    episode = ((x, x.sin()), (x, x.sin()))
+    maml = MAML(nn.Linear(1, 1), inner_steps=1)
+    with pytest.raises(ValueError, match=r"\(10, 1\); one task alone is given as \[episode\]"):
+        maml(episode, F.mse_loss)
+    assert maml([episode], F.mse_loss).losses.shape == (1,)
+    with pytest.raises(ValueError, match=r"task 0 must be \(\(x, y\), \(x_query, y_query\)\)"):
+        maml([(*episode, episode[0])], F.mse_loss)
+
+
+def test_rates_may_be_a_tensor_and_must_be_numbers() -> None:
+    rates = MAML(network(), inner_lr=torch.tensor([0.3, 0.1]), inner_steps=2).rates
+    torch.testing.assert_close(rates[0].detach(), torch.tensor([0.3, 0.1]).double())
+    for wrong in ("0.1", {"r": 0.1}):
+        with pytest.raises(TypeError, match="inner_lr must be a number"):
+            MAML(network(), inner_lr=wrong)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    path, model = tmp_path / "last.pt", nn.Linear(1, 1)
+    meta.save_checkpoint(path, {"model": model}, best=3.0)
+    with pytest.raises(TypeError, match="left as it was"):
+        meta.save_checkpoint(path, {"model": model}, best=np.float64(4))
+    assert meta.load_checkpoint(path, {"model": model}) == {"best": 3.0}
 
 
 def test_tasks_of_different_sizes_go_one_by_one() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
+from torch import Tensor
 
 import akm_triton as akm
 from akm_triton.gaussian import tap_derivatives
@@ -128,3 +131,20 @@ def test_three_derivatives(family: str, truncate: float | None) -> None:
             atol = 1e-11 * max(1.0, float(wanted.detach().abs().max()))
             torch.testing.assert_close(x, wanted, rtol=0, atol=atol)
             (wanted,) = torch.autograd.grad(wanted.sum(), r, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "options", "message"),
+    [
+        (torch.ones(1), {"gaussian": "Discrete"}, "gaussian must be one of"),
+        (torch.ones(1), {"truncate": -1}, "truncate must be"),
+        (torch.ones(1), {"truncate": "3"}, "truncate must be"),
+        (torch.ones(1), {"max_radius": -3}, "max_radius must be at least 1"),
+        (torch.ones(1, dtype=torch.int64), {}, "sigma must be a floating point Tensor"),
+        (1.0, {}, "sigma must be a floating point Tensor, got float"),
+    ],
+    ids=str,
+)
+def test_taps_refuse_what_means_nothing(sigma: Tensor, options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        akm.gaussian_taps(sigma, **options)

@@ -34,6 +34,8 @@ def gather(episodes: Episodes, vectorize: bool | None) -> tuple[list[Episode], b
         return (apart, False) if vectorize is False else ([whole], True)
     apart = list(cast(Sequence[Episode], episodes))
     for number, episode in enumerate(apart):
+        if len(episode) != 2:
+            raise ValueError(f"task {number} must be ((x, y), (x_query, y_query))")
         _check(f"task {number}", *episode)
     alike = all(_kind(episode) == _kind(apart[0]) for episode in apart)
     if vectorize and not alike:
@@ -82,6 +84,12 @@ def _count(whole: Episode) -> int:
     sizes = [len(x) if isinstance(x, Tensor) and x.dim() else 0 for part in whole for x in part]
     if min(sizes) < 1 or len(set(sizes)) > 1:
         raise ValueError(f"stacked episodes need one first axis of tasks, got sizes {sizes}")
+    for x, _ in whole:
+        if x.is_floating_point() and x.dim() < 3:
+            raise ValueError(
+                "stacked inputs must be (tasks, examples, …), got shape "
+                f"{tuple(x.shape)}; one task alone is given as [episode]"
+            )
     return sizes[0]
 
 

@@ -15,9 +15,9 @@ from akm_triton.meta.learner import (
     Predict,
     Result,
     _check_finite,
-    _check_norms,
     _judge,
 )
+from akm_triton.meta.norms import check_norms
 from akm_triton.meta.selection import Adapt, InnerRate
 
 
@@ -69,7 +69,7 @@ class ImplicitMAML(Learner):
     def forward(self, episodes: Episodes, loss_fn: LossFunction) -> Result:
         """As ``MAML.forward``."""
         tasks, _ = gather(episodes, False)
-        _check_norms(self.model)
+        check_norms(self.model)
         sets = [part for episode in tasks for part in episode]
         predict = self._predictor(highest_label(*sets) if self.check else None)
         start, others = self._split()

@@ -3,6 +3,7 @@ set, of one task or of all tasks at once."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from akm_triton.meta.episodes import (
     gather,
     highest_label,
 )
+from akm_triton.meta.norms import Guard, WrongAtOnce, check_norms
 from akm_triton.meta.recompute import recomputed
 from akm_triton.meta.selection import (
     Adapt,
@@ -31,8 +33,7 @@ from akm_triton.meta.selection import (
 )
 
 Named = dict[str, Tensor]
-Predict = Callable[[Named, Tensor], Tensor]
-WRONG_UNDER_VMAP = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
+Predict = Callable[[Named, Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Result:
     losses: Tensor
     """Query loss of each task after its last step, ``(tasks,)``, detached."""
     accuracy: Tensor
-    """Part of each query set classified right, ``(tasks,)``; NaN where targets are no classes."""
+    """Part of each query set classified right, ``(tasks,)``; NaN where the model does not put out
+    ``(N, classes)`` for ``(N,)`` labels."""
     inner_losses: Tensor
     """Support loss before each inner step, ``(tasks, steps)``, detached."""
 
@@ -111,7 +113,7 @@ class Learner(nn.Module):
             FloatingPointError: a loss that is not finite, with its step.
         """
         check_examples("the support set", support)
-        _check_norms(self.model)
+        check_norms(self.model)
         predict = self._predictor(highest_label(support) if self.check else None)
         with torch.no_grad():
             adapted, losses = self._solve(predict, loss_fn, support)
@@ -132,24 +134,34 @@ class Learner(nn.Module):
 
     def _trace(self, episodes: Episodes, loss_fn: LossFunction, asked: tuple[int, ...]) -> Trace:
         """Descend on every task; after the steps in ``asked`` see the query set."""
-        _check_norms(self.model)
-        apart = self._wrong_at_once()
-        if apart and self.vectorize:
-            raise ValueError(
-                f"vectorize=True, but the inner loop moves {apart}: the second derivative of this "
-                "norm is wrong under vmap. nn.GroupNorm is right, and so is one task at a time"
-            )
-        tasks, stacked = gather(episodes, False if apart else self.vectorize)
-        sets = [part for episode in tasks for part in episode]
-        predict = self._predictor(highest_label(*sets) if self.check else None)
-        traces = [
-            self._descend(episode, loss_fn, predict, stacked, asked).rows(stacked)
-            for episode in tasks
-        ]
+        check_norms(self.model)
+        tasks, stacked = gather(episodes, self.vectorize)
+        try:
+            traces = self._traces(tasks, stacked, loss_fn, asked)
+        except WrongAtOnce as found:
+            if self.vectorize:
+                raise ValueError(
+                    f"vectorize=True, but the inner loop moves {found}: the second derivative of "
+                    "this norm is wrong under vmap. nn.GroupNorm is right, and so is one task at a "
+                    "time"
+                ) from None
+            tasks, stacked = gather(episodes, False)
+            traces = self._traces(tasks, stacked, loss_fn, asked)
         trace = traces[0] if len(traces) == 1 else _joined(traces)
         if self.check:
             _check_finite(trace.inner, trace.query.detach())
         return trace
+
+    def _traces(
+        self, tasks: list[Episode], stacked: bool, loss_fn: LossFunction, asked: tuple[int, ...]
+    ) -> list[Trace]:
+        sets = [part for episode in tasks for part in episode]
+        highest = highest_label(*sets) if self.check else None
+        predict = self._predictor(highest, guard=stacked and self.order == 2)
+        return [
+            self._descend(episode, loss_fn, predict, stacked, asked).rows(stacked)
+            for episode in tasks
+        ]
 
     def _split(self) -> tuple[Named, Named]:
         """The model's parameters: those that the inner loop moves, and the others."""
@@ -160,28 +172,28 @@ class Learner(nn.Module):
         pairs = zip(self.names, self.rates, strict=True)
         return {name: rate_of_step(rate, k) for name, rate in pairs}
 
-    def _wrong_at_once(self) -> str | None:
-        """A moved weight of a norm that ``vmap`` differentiates once only: for its gradient PyTorch
-        takes mean and deviation, there, as constants (2.13; tests/test_meta.py tells)."""
-        for name, module in self.model.named_modules():
-            of_the_data = getattr(module, "running_mean", None) is None
-            if self.order == 2 and of_the_data and isinstance(module, WRONG_UNDER_VMAP):
-                weights = {f"{name}.{key}" if name else key for key in ("weight", "bias")}
-                for weight in self.names:
-                    if weight in weights:
-                        return weight
-        return None
+    def _predictor(self, highest: int | None, guard: bool = False) -> Predict:
+        """The model as a function; with ``guard`` its first run looks for wrong norms."""
 
-    def _predictor(self, highest: int | None) -> Predict:
-        def predict(parameters: Named, x: Tensor) -> Tensor:
-            y: Tensor = functional_call(self.model, parameters, (x,))
-            if highest is not None and y.dim() > 1 and highest >= y.shape[1]:
+        def predict(parameters: Named, x: Tensor) -> Any:
+            nonlocal guard
+            looking = self._guard(parameters) if guard else contextlib.nullcontext()
+            guard = False
+            with looking:
+                y = functional_call(self.model, parameters, (x,))
+            if highest is not None and _scores(y) and highest >= y.shape[1]:
                 raise ValueError(
-                    f"labels go up to {highest}, but the model puts out {y.shape[1]} classes"
+                    f"labels go up to {highest}, but the model puts out {y.shape[1]} classes; "
+                    "check=False lets such labels pass"
                 )
             return y
 
         return predict
+
+    def _guard(self, parameters: Named) -> Guard:
+        moved = {name: parameters[name] for name in self.names}
+        others = [p for name, p in parameters.items() if name not in moved]
+        return Guard([*others, *self.model.buffers()], moved)
 
     def _descend(
         self, episode: Episode, loss_fn: LossFunction, predict: Predict,
@@ -233,10 +245,15 @@ def _judge(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Query loss, and the part classified right."""
     out = predict({**others, **adapted}, x)
-    loss, given = loss_fn(out, y), out.detach()
-    if y.is_floating_point() or given.dim() != y.dim() + 1:
+    loss = loss_fn(out, y)
+    if not _scores(out) or y.dim() != 1 or y.is_floating_point():
         return loss, loss.detach() * torch.nan
-    return loss, (given.argmax(1) == y).to(given.dtype).mean()
+    return loss, (out.detach().argmax(1) == y).to(out.dtype).mean()
+
+
+def _scores(out: Any) -> bool:
+    """Whether a model put out scores of classes, (N, classes)."""
+    return isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] > 1
 
 
 def _over_tasks(function: Callable[..., Any], adapted: int | None) -> Callable[..., Any]:
@@ -268,17 +285,6 @@ def _recomputing(
     return run
 
 
-def _check_norms(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if module.training and getattr(module, "running_mean", None) is not None:
-            raise ValueError(
-                f"{name or 'the model'} ({type(module).__name__}) would mix its running statistics "
-                "over tasks and inner steps. nn.GroupNorm keeps none; "
-                "torch.func.replace_all_batch_norm_modules_(model) takes those of each batch, by "
-                "which the query examples of a task see one another; in eval mode they stay fixed"
-            )
-
-
 def _check_finite(inner: Tensor, query: Tensor | None = None) -> None:
     """Tensors (tasks, steps); reads the device once."""
     values = inner if query is None else torch.cat([inner, query], 1)
@@ -286,7 +292,7 @@ def _check_finite(inner: Tensor, query: Tensor | None = None) -> None:
     if len(bad):
         task, place = bad[0].tolist()
         where = f"before inner step {place + 1}" if place < inner.shape[1] else "on the query set"
+        advice = "; a smaller inner_lr may help" if place else ", before any step was taken"
         raise FloatingPointError(
-            f"task {task}: the loss {where} is {float(values[task, place])}; "
-            "a smaller inner_lr may help"
+            f"task {task}: the loss {where} is {float(values[task, place])}{advice}"
         )

@@ -25,7 +25,9 @@ class MAML(Learner):
     parameters of each sample.
 
     Args:
-        model: outputs ``(N, classes)`` for labels, or whatever ``loss_fn`` takes.
+        model: outputs ``(N, classes)`` for labels, or whatever ``loss_fn`` takes. What ``vmap`` has
+            no rule for, such as ``nn.LSTM`` or a branch by a tensor's value, needs
+            ``vectorize=False``.
         inner_lr: α: a number, a sequence of one a step, or a function of a parameter's name that
             gives either.
         inner_steps: K.
@@ -33,7 +35,7 @@ class MAML(Learner):
             (first-order MAML), at a good part of the memory and time.
         adapt: what the inner loop moves: ``"all"``, ``"modulation"`` (r and s of AKM layers, 2C
             numbers a layer) or a predicate on parameter names. Parameters that do not require a
-            gradient stay fixed. The outer loop learns the others too.
+            gradient at construction stay fixed. The outer loop learns the others too.
         learn_lr: None; ``"tensor"``, a rate for each parameter tensor (and step, where ``inner_lr``
             gives one a step); ``"element"``, one for each number (Meta-SGD). The rates are among
             ``self.parameters()``.
@@ -41,12 +43,14 @@ class MAML(Learner):
             alone. May be assigned anew between calls, to anneal them.
         checkpoint: keep only the parameters between inner steps and compute the rest again in the
             backward: memory of one step instead of K, for one more pass. The loss is then
-            differentiable once.
+            differentiable once, and what ``loss_fn`` itself learns gets its gradient by
+            ``backward()`` alone.
         vectorize: True for all tasks at once, False for one after the other, None for the former
             where their shapes agree and PyTorch gets it right: at order 2 it does not where the
-            inner loop moves the weight of a BatchNorm, InstanceNorm or LayerNorm.
-        check: compare labels with the number of outputs, and look at every loss; costs two reads
-            from the device a call.
+            inner loop moves the weight of a batch, instance or layer norm by the data's own
+            statistics.
+        check: compare labels with the number of outputs where these are ``(N, classes)``, and look
+            at every loss; costs two reads from the device a call.
 
     Normalisation: batch statistics within an inner loop are those of the support or the query set,
     so that a query prediction depends on the other queries (transductive evaluation). Running
@@ -99,8 +103,8 @@ class MAML(Learner):
         """Adapt to every task and judge by its query set.
 
         Args:
-            episodes: a sequence of ``((x, y), (x_query, y_query))``, or the same four tensors with
-                a first axis for the tasks.
+            episodes: a sequence of ``((x, y), (x_query, y_query))``, one alone as ``[episode]``, or
+                the same four tensors with a first axis for the tasks.
             loss_fn: (output, y) to a scalar.
 
         Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def average_gradients(parameters: Iterable[nn.Parameter], tasks: int = 1) -> Non
 
 
 def save_checkpoint(path: str | Path, parts: dict[str, Any], **more: Any) -> None:
-    """Write the state of ``parts`` and of torch's random numbers, whole or not at all.
+    """Write the state of ``parts`` and of torch's random numbers, whole or not at all. The random
+    numbers of NumPy and of ``random`` are the caller's.
 
     Args:
         path: replaced atomically: killed at any moment, it holds the old state or the new one.
@@ -72,6 +74,9 @@ def save_checkpoint(path: str | Path, parts: dict[str, Any], **more: Any) -> Non
             ``torch.Generator``.
         more: numbers, strings, tensors, and lists and dicts of them: what ``load_checkpoint``
             returns.
+
+    Raises:
+        TypeError: what could not be read again, such as NumPy's numbers; nothing is written.
 
     Example:
         >>> import tempfile, torch
@@ -89,6 +94,13 @@ def save_checkpoint(path: str | Path, parts: dict[str, Any], **more: Any) -> Non
     }
     file = io.BytesIO()
     torch.save(state, file)
+    try:
+        torch.load(io.BytesIO(file.getvalue()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise TypeError(
+            f"{path} is left as it was: what it holds could not be read: {reason}"
+        ) from error
     replace_bytes(Path(path), file.getvalue())
 
 

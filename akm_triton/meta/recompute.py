@@ -18,8 +18,9 @@ Function = Callable[..., tuple[Tensor, ...]]
 def recomputed(function: Function, *tensors: Tensor) -> tuple[Tensor, ...]:
     """``function(*tensors)``, of which nothing but the tensors is kept for the backward.
 
-    It must depend on no other tensor that needs a gradient. Random numbers and autocast are the
-    same in both runs. The result is differentiable once.
+    Random numbers and autocast are the same in both runs. The result is differentiable once. Other
+    leaves that it depends on, such as a learned loss's, get their gradient by ``backward()``, in
+    ``.grad``; ``torch.autograd.grad`` does not see them.
     """
     out: tuple[Tensor, ...] = _Recomputed.apply(function, *tensors)
     return out
@@ -41,7 +42,6 @@ class _Recomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = [x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
-        wanted = [x for x in tensors if x.requires_grad]
         with torch.random.fork_rng(ctx.devices), torch.enable_grad(), torch.autocast(*ctx.autocast):
             host, others = ctx.random
             torch.set_rng_state(host)
@@ -52,6 +52,5 @@ class _Recomputed(torch.autograd.Function):
         pairs = [(y, g) for y, g in pairs if y.requires_grad]
         if not pairs:
             return None, *[None] * len(tensors)
-        ys, gs = zip(*pairs, strict=True)
-        grads = iter(torch.autograd.grad(ys, wanted, gs, allow_unused=True))
-        return None, *(next(grads) if x.requires_grad else None for x in tensors)
+        torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
+        return None, *(x.grad for x in tensors)

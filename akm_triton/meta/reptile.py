@@ -52,6 +52,8 @@ class Reptile(Learner):
         with torch.no_grad():
             trace = self._trace(episodes, loss_fn, (self.inner_steps - 1,))
         start = dict(self.model.named_parameters())
-        apart = [(start[k] - p).square().flatten(1).sum(1) for k, p in trace.adapted.items()]
+        apart = [
+            (start[k] - p).square().reshape(len(p), -1).sum(1) for k, p in trace.adapted.items()
+        ]
         loss = torch.stack(apart).sum(0).mean() / 2
         return Result(loss, trace.query[:, -1], trace.accuracy, trace.inner)

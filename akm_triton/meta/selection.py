@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,10 @@ def inner_rates(
         raise ValueError(f"learn_lr must be None or one of {LEARNED}, got {learn_lr!r}")
     parameters, made = dict(model.named_parameters()), []
     for name in names:
-        rate = inner_lr(name) if callable(inner_lr) else inner_lr
+        rate: Any = inner_lr(name) if callable(inner_lr) else inner_lr
+        rate = rate.tolist() if hasattr(rate, "tolist") else rate  # a tensor, or an array
+        if isinstance(rate, str) or not isinstance(rate, Sequence | float | int):
+            raise TypeError(f"inner_lr must be a number or a sequence of them, got {rate!r}")
         each = [float(x) for x in rate] if isinstance(rate, Sequence) else [float(rate)]
         if len(each) not in (1, steps):
             raise ValueError(f"inner_lr needs one rate or {steps}, one a step, got {len(each)}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from akm_triton.backend import triton as fused
-from bench import campaign, correctness, launch, results
+from bench import campaign, correctness, launch, results, small_maps
 from bench.sweep import TINY, Setting
 
 STATUS = {"ok", "skipped", "missing", "predicted"}
@@ -64,6 +64,38 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit):
         campaign.main(["--rehearse", "--out", str(tmp_path)])
     assert ran == list(campaign.STEPS)
+
+
+def test_an_attempt_is_not_overwritten_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = iter("abc")
+
+    def process(name: str, out: Path, *others: object) -> str:
+        (out / "gpu").mkdir(exist_ok=True)
+        if name == "launch":
+            (out / "gpu" / "launch.json").write_text(next(attempts))
+            return "stopped, out of time"
+        return "done"
+
+    monkeypatch.setattr(campaign, "_process", process)
+    for _ in range(3):
+        assert not campaign.campaign(tmp_path, 9.0, rehearse=True)
+    found = {path.name: path.read_text() for path in (tmp_path / "gpu").iterdir()}
+    assert found == {"launch.1.json": "a", "launch.2.json": "b", "launch.json": "c"}
+
+
+def test_a_rival_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(small_maps, "RIVALS", (("conv2d separable", broken),))
+    monkeypatch.setattr(small_maps, "OPS", ("blur",))
+    setting = Setting(torch.device("cpu"), TINY)
+    rows = [row for point in small_maps.SWEEP.measure(setting) for row in point]
+    status = {row["peer"]: row["status"] for row in rows}
+    assert status == {"akm_triton": "ok", "identity": "ok", "conv2d separable": "failed"}
+    assert "conv2d separable, 2×2×7×7: RuntimeError: no such kernel" in small_maps.table(rows)
 
 
 def test_a_wrong_result_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
