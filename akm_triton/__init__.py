@@ -1,6 +1,7 @@
 """Adaptive Kernel Modulation for PyTorch: a convolution learns how far it looks and how loudly it
 speaks."""
 
+from akm_triton._version import __version__
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import SEED, AKMConv2d, Modulation2d
@@ -10,10 +11,10 @@ __all__ = [
     "SEED",
     "AKMConv2d",
     "Modulation2d",
+    "__version__",
     "gaussian_blur",
     "gaussian_taps",
     "modulate",
     "tune",
     "warmup",
 ]
-__version__ = "0.1.0"

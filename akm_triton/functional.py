@@ -13,11 +13,11 @@ from torch import Tensor
 
 from akm_triton import gaussian as _gaussian
 from akm_triton import ops
+from akm_triton.backend import BACKENDS, get
 from akm_triton.backend import torch as plain
 from akm_triton.borders import BORDERS
-from akm_triton.tuning.problem import MAX_RADIUS
+from akm_triton.launch.problem import MAX_RADIUS
 
-BACKENDS = ("triton", "torch")
 HAS_TRITON = find_spec("triton") is not None
 
 
@@ -70,8 +70,7 @@ def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
     elif z.dtype == torch.float64:
         refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
     else:
-        from akm_triton.backend import triton as fused
-
+        fused = get("triton")
         if max_radius > MAX_RADIUS:
             refusal = ValueError(
                 f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}"

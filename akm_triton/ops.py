@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from akm_triton import backend as backends
 from akm_triton import batching, tables
 from akm_triton.backend.layout import format_as
 from akm_triton.borders import SELF_ADJOINT
@@ -46,9 +46,7 @@ def _sum(*terms: Maybe) -> Maybe:
     return sum(present[1:], present[0]) if present else None
 
 
-@functools.cache
-def _backend(name: str) -> ModuleType:
-    return import_module(f"akm_triton.backend.{name}")
+_backend = functools.cache(backends.get)
 
 
 def _kernel(function: str, maps: int, pairs: int) -> Callable[..., Any]:

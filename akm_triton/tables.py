@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from akm_triton import batching
+from akm_triton import backend, batching
 from akm_triton.gaussian import gaussian_taps, tap_derivatives
 from akm_triton.internals import in_export
 from akm_triton.registration import register
@@ -37,7 +36,7 @@ def _kernel(function: str) -> Callable[..., Any]:
 
 @functools.cache
 def _backend() -> Any:
-    return import_module("akm_triton.backend.triton")
+    return backend.get("triton")
 
 
 def _decomposes(*args: Any) -> bool:

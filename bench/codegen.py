@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
 import torch
 
@@ -56,9 +56,13 @@ def launches(
 ) -> list[Launch]:
     """The launches of all orders of derivative at (*batch, *shape), of 132 multiprocessors."""
     from akm_triton.backend import triton as backend
-    from akm_triton.tuning.problem import Device
+    from akm_triton.launch.problem import Device
 
     found: list[Launch] = []
+
+    def record(*args: Any, **constants: Any) -> None:
+        found.append(Launch(*args, **constants))
+
     z = torch.empty((*batch, *shape), dtype=getattr(torch, dtype), device="meta")
     if layout == "channels_last":
         z = z.contiguous(memory_format=torch.channels_last)
@@ -66,10 +70,7 @@ def launches(
     table = torch.empty(batch[1], radius + 1, device="meta")
     tables, window = torch.stack([table, table]), (True, radius, "discrete", None)
     device = Device(f"sm_{target}", 132, target, SHARED_LIMIT[target])
-    with (
-        mock.patch.object(backend, "describe", lambda _: device),
-        backend.launching(lambda *args, **constants: found.append(Launch(*args, **constants))),
-    ):
+    with backend.launching(record, device):
         backend.tables(r, r, *window)
         backend.blur(z, table, table, border, False)
         backend.blur_backward(z, z, table, table, border)

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from akm_triton.backend import triton as fused
 from akm_triton.borders import BORDERS
+from akm_triton.launch.plan import Plan
+from akm_triton.launch.problem import OPS, Problem
+from akm_triton.launch.rule import rule
 from akm_triton.tuning.compiler import Launch, compile_launch
-from akm_triton.tuning.plan import Plan
-from akm_triton.tuning.problem import OPS, Problem
-from akm_triton.tuning.rule import rule
 from akm_triton.tuning.workload import Workload
 from bench.sweep import DTYPES, TINY, Row, Setting, Sweep, grid, name_of, note
 

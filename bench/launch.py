@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 
 import akm_triton as akm
 from akm_triton.backend import triton as fused
-from akm_triton.tuning.problem import H200
+from akm_triton.launch.problem import H200
 from bench import timing
 from bench.sweep import Row, Setting, Sweep, grid, rounded
 
@@ -63,17 +63,11 @@ def _share(device: torch.device) -> Callable[[], object]:
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    described = fused.describe
-    try:
-        if not setting.cuda:
-            fused.describe = lambda _: H200  # type: ignore[assignment]
-        with fused.launching(lambda *args, **constants: None):
-            every = calls(setting.device)
-            for call in every.values():
-                call()
-            measured = timing.interleaved(every, setting.device, 2 * setting.effort.seconds)
-    finally:
-        fused.describe = described
+    with fused.launching(lambda *args, **constants: None, None if setting.cuda else H200):
+        every = calls(setting.device)
+        for call in every.values():
+            call()
+        measured = timing.interleaved(every, setting.device, 2 * setting.effort.seconds)
     yield [{"call": name, "status": "ok", **rounded(**vars(q))} for name, q in measured.items()]
 
 

@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm
 
 from akm_triton.backend import triton as fused
+from akm_triton.launch.problem import H200, Problem
+from akm_triton.launch.rule import rule
 from akm_triton.tuning.cost import cost, roof_of
-from akm_triton.tuning.problem import H200, Problem
-from akm_triton.tuning.rule import rule
 from akm_triton.tuning.workload import Workload
 from bench import timing
 from bench.sweep import Row, Setting, Sweep, grid, maps, note, rounded, title

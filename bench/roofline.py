@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from akm_triton.backend import torch as plain
 from akm_triton.backend import triton
-from akm_triton.tuning import choice
-from akm_triton.tuning.problem import OPS, Problem
+from akm_triton.launch import choice
+from akm_triton.launch.problem import OPS, Problem
 from akm_triton.tuning.workload import Workload
 from bench import timing
 from bench.sweep import Row, Setting, Sweep, grid, maps, name_of, note, rounded, title

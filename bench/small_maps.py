@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from akm_triton.backend import triton as fused
-from akm_triton.tuning import choice
-from akm_triton.tuning.problem import Problem
+from akm_triton.launch import choice
+from akm_triton.launch.problem import Problem
 from akm_triton.tuning.workload import Workload
 from bench import peers, timing
 from bench.sweep import Row, Setting, Sweep, grid, maps, note, rounded, title

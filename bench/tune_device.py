@@ -42,9 +42,9 @@ def tune_device(
     from tqdm import tqdm
 
     from akm_triton.backend import triton as fused
-    from akm_triton.tuning import store
-    from akm_triton.tuning.plan import to_json
-    from akm_triton.tuning.problem import Problem
+    from akm_triton.launch import store
+    from akm_triton.launch.plan import to_json
+    from akm_triton.launch.problem import Problem
     from akm_triton.tuning.tuner import tune_problem
 
     device = fused.describe(where)
@@ -99,8 +99,8 @@ def gap(rows: list[dict[str, Any]]) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from akm_triton.tuning import store
-    from akm_triton.tuning.problem import OPS
+    from akm_triton.launch import store
+    from akm_triton.launch.problem import OPS
 
     parser = argparse.ArgumentParser(prog="python -m bench tune-device", description=__doc__)
     parser.add_argument("--maps", nargs="+", help="NxCxHxW; the default are those of networks")

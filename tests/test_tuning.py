@@ -22,12 +22,13 @@ import akm_triton as akm
 
 pytest.importorskip("triton")
 
+from akm_triton.launch import choice, store
+from akm_triton.launch.plan import Config, Pass, Plan, check, from_json, tile, to_json
+from akm_triton.launch.problem import MAX_RADIUS, OPS, Device, Problem
+from akm_triton.launch.rule import rule
 from akm_triton.tuning import __main__ as command
-from akm_triton.tuning import choice, space, store, tuner
+from akm_triton.tuning import space, tuner
 from akm_triton.tuning.cost import ROOFS, cost, roof_of
-from akm_triton.tuning.plan import Config, Pass, Plan, check, from_json, tile, to_json
-from akm_triton.tuning.problem import MAX_RADIUS, OPS, Device, Problem
-from akm_triton.tuning.rule import rule
 from bench import codegen
 
 ROOT = Path(__file__).parent.parent
@@ -319,8 +320,8 @@ def test_a_folder_for_reading_alone(cache: Path) -> None:
 
 WRITER = """
 import sys
-from akm_triton.tuning import store
-from akm_triton.tuning.problem import Device
+from akm_triton.launch import store
+from akm_triton.launch.problem import Device
 device = Device("NVIDIA H200", 132, 90, 232_448)
 name, count = sys.argv[1], int(sys.argv[2])
 print("ready", flush=True)

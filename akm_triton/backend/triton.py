@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,12 +16,11 @@ from torch import Tensor
 from akm_triton.backend import kernels, tap_kernels
 from akm_triton.gaussian import trapezoid
 from akm_triton.internals import in_graph, value_at_trace
-from akm_triton.tuning import choice
-from akm_triton.tuning.plan import Pass, Plan
-from akm_triton.tuning.problem import Device, Problem
+from akm_triton.launch import choice
+from akm_triton.launch.plan import Pass, Plan
+from akm_triton.launch.problem import Device, Problem
 
 INTERPRET: bool = triton.knobs.runtime.interpret
-AUTOTUNE = os.environ.get("AKM_AUTOTUNE") == "1"
 
 
 @functools.cache
@@ -41,19 +38,22 @@ def describe(device: torch.device) -> Device:
 
 class _Launcher(threading.local):
     instead: Callable[..., None] | None = None
+    device: Device | None = None
 
 
 _launcher = _Launcher()
 
 
 @contextlib.contextmanager
-def launching(instead: Callable[..., None]) -> Iterator[None]:
-    """Call ``instead(kernel, *args, **constants)`` where this thread would launch a kernel."""
-    before, _launcher.instead = _launcher.instead, instead
+def launching(instead: Callable[..., None], device: Device | None = None) -> Iterator[None]:
+    """Call ``instead(kernel, *args, **constants)`` where this thread would launch a kernel, planned
+    for ``device``."""
+    before = _launcher.instead, _launcher.device
+    _launcher.instead, _launcher.device = instead, device
     try:
         yield
     finally:
-        _launcher.instead = before
+        _launcher.instead, _launcher.device = before
 
 
 def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
@@ -111,22 +111,18 @@ def _cuts(op: str, z: Tensor, table: Tensor, border: str, plan: Plan | None) -> 
         shape = (value_at_trace(shape[0]), *shape[1:])
     last = shape[1] > 1 and z.stride(1) == 1
     what = op, shape, table.shape[-1] - 1, border, z.element_size(), last, table.dim() == 3
-    device = describe(z.device)
+    device = _launcher.device or describe(z.device)
     if plan is not None:
         problem = _problem(*what)
         return [_cut(step, problem, device) for step in plan]
-    if AUTOTUNE:
-        _session().meet(_problem(*what), device, z.device, in_graph(z))
+    for observe in choice.observers:
+        observe(_problem(*what), device, z.device, in_graph(z))
     return _chosen(choice.generation(), device, *what)
 
 
 def _problem(op: str, shape: tuple[int, int, int, int], *others: Any) -> Problem:
     n, c, h, w = shape
     return Problem(op, n, c, h, w, *others)
-
-
-def _session() -> Any:
-    return import_module("akm_triton.tuning.session")  # which runs what is here
 
 
 @functools.lru_cache(4096)

@@ -1,6 +1,4 @@
-"""Which tiles a launch uses: what was measured on this machine (``cache``), else the table shipped
-for the device (``tables``), else the ``rule``; ``choice`` looks them up in that order.
-
-``problem`` says what is asked, ``plan`` what is answered. ``space`` and ``cost`` propose plans in
-the order of a model, and ``tuner`` measures them; ``session`` is ``akm_triton.tune``.
+"""Measuring plans, above everything that runs: ``space`` and ``cost`` propose candidates in the
+order of a model, ``compiler`` reads their machine code, ``workload`` runs and checks them,
+``clock`` times them, ``tuner`` keeps the best; ``session`` is ``akm_triton.tune`` and autotuning.
 """

@@ -9,10 +9,10 @@ import json
 import torch
 
 from akm_triton.borders import BORDERS
-from akm_triton.tuning import choice, store
+from akm_triton.launch import choice, store
+from akm_triton.launch.plan import to_json
+from akm_triton.launch.problem import H200, MAX_RADIUS, OPS, Device, Problem
 from akm_triton.tuning.cost import cost
-from akm_triton.tuning.plan import to_json
-from akm_triton.tuning.problem import H200, MAX_RADIUS, OPS, Device, Problem
 
 
 def main(argv: list[str] | None = None) -> None:

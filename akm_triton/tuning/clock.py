@@ -9,9 +9,9 @@ from typing import Protocol
 
 import torch
 
+from akm_triton.launch.plan import Plan
+from akm_triton.launch.problem import Device
 from akm_triton.tuning.cost import cost
-from akm_triton.tuning.plan import Plan
-from akm_triton.tuning.problem import Device
 from akm_triton.tuning.workload import Workload
 
 FLUSH = 256 << 20

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from akm_triton.tuning.plan import Config, Pass, Plan
-from akm_triton.tuning.problem import Device, Problem
+from akm_triton.launch.plan import Config, Pass, Plan
+from akm_triton.launch.problem import Device, Problem
 
 
 @dataclass(frozen=True)

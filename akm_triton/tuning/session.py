@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from akm_triton.functional import warmup
 from akm_triton.internals import in_backward
-from akm_triton.tuning import choice
-from akm_triton.tuning.problem import Device, Problem
+from akm_triton.launch import choice
+from akm_triton.launch.problem import Device, Problem
 
 if TYPE_CHECKING:
     from akm_triton.tuning.tuner import Tuned
@@ -184,7 +184,7 @@ def is_busy() -> bool:
 _waiting: dict[Problem, Device] = {}
 
 
-def meet(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
+def tune_when_met(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
     """Tune the problem where the cache lacks it, and what could not be tuned when it was met."""
     from akm_triton.tuning import tuner
 
@@ -196,3 +196,7 @@ def meet(problem: Problem, device: Device, where: torch.device, tracing: bool) -
     for p in ready:
         del _waiting[p]
     tuner.tune(ready, where, seconds=float(os.environ.get("AKM_AUTOTUNE_SECONDS", "30")))
+
+
+if os.environ.get("AKM_AUTOTUNE") == "1":
+    choice.observers.append(tune_when_met)

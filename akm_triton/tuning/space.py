@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from akm_triton.launch.plan import Config, Pass, Plan, check, segmented, tile
+from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.rule import rule
 from akm_triton.tuning.cost import cost
-from akm_triton.tuning.plan import Config, Pass, Plan, check, segmented, tile
-from akm_triton.tuning.problem import Device, Problem
-from akm_triton.tuning.rule import rule
 
 PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)

@@ -14,11 +14,12 @@ import torch
 
 from akm_triton.backend import triton as fused
 from akm_triton.internals import outside_transforms
-from akm_triton.tuning import choice, compiler, space, store
+from akm_triton.launch import choice, store
+from akm_triton.launch.plan import Plan, to_json
+from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.rule import rule
+from akm_triton.tuning import compiler, space
 from akm_triton.tuning.clock import Clock, clock_of
-from akm_triton.tuning.plan import Plan, to_json
-from akm_triton.tuning.problem import Device, Problem
-from akm_triton.tuning.rule import rule
 from akm_triton.tuning.workload import TOLERANCE, Workload
 
 MOST = 24

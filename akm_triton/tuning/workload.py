@@ -10,9 +10,9 @@ from torch import Tensor
 from akm_triton.backend import torch as _plain
 from akm_triton.backend import triton as _fused
 from akm_triton.gaussian import gaussian_taps
+from akm_triton.launch.plan import Plan
+from akm_triton.launch.problem import Problem
 from akm_triton.tuning.compiler import Launch
-from akm_triton.tuning.plan import Plan
-from akm_triton.tuning.problem import Problem
 
 plain: Any = _plain  # their arguments are spread from lists
 fused: Any = _fused

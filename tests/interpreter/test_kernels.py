@@ -12,8 +12,8 @@ from torch import Tensor
 
 from akm_triton.backend import torch as plain
 from akm_triton.backend import triton as fused
-from akm_triton.tuning.plan import Pass, tile
-from akm_triton.tuning.problem import Problem
+from akm_triton.launch.plan import Pass, tile
+from akm_triton.launch.problem import Problem
 from reference import composition, oracle
 
 BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import akm_triton as akm
 from akm_triton.backend import triton as fused
-from akm_triton.tuning.problem import Device
+from akm_triton.launch.problem import Device
 from tests.modes import Watch
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 import akm_triton as akm
 from akm_triton.backend import triton as fused
-from akm_triton.tuning import choice, session, store, tuner
+from akm_triton.launch import choice, store
+from akm_triton.launch.plan import Pass, Plan, tile
+from akm_triton.launch.problem import Problem
+from akm_triton.launch.rule import rule
+from akm_triton.tuning import session, tuner
 from akm_triton.tuning.cost import cost
-from akm_triton.tuning.plan import Pass, Plan, tile
-from akm_triton.tuning.problem import Problem
-from akm_triton.tuning.rule import rule
 from akm_triton.tuning.space import Candidate
 from akm_triton.tuning.workload import Workload
 from bench import tune_device
@@ -195,7 +196,7 @@ def autotuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of what is tuned, in order."""
     log: list[str] = []
     monkeypatch.setattr(tuner, "tune_problem", logged(log))
-    monkeypatch.setattr(fused, "AUTOTUNE", True)
+    monkeypatch.setattr(choice, "observers", [session.tune_when_met])
     monkeypatch.setattr(session, "_waiting", {})
     monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", "0.01")
     return log

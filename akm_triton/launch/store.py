@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from akm_triton.tuning.problem import Device
+from akm_triton._version import __version__
+from akm_triton.launch.problem import Device
 
 try:
     import fcntl
@@ -55,13 +56,11 @@ def kernel_hash() -> str:
 def environment(device: Device) -> dict[str, Any]:
     import triton
 
-    import akm_triton
-
     return {
         "device": device.name,
         "capability": device.capability,
         "triton": triton.__version__,
-        "akm_triton": akm_triton.__version__,
+        "akm_triton": __version__,
         "kernels": kernel_hash(),
     }
 

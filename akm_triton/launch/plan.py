@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from akm_triton.tuning.problem import Device, Problem
+from akm_triton.launch.problem import Device, Problem
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from akm_triton.tuning import store
-from akm_triton.tuning.plan import Plan, from_json
-from akm_triton.tuning.problem import Device, Problem
-from akm_triton.tuning.rule import rule
+from akm_triton.launch import store
+from akm_triton.launch.plan import Plan, from_json
+from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.rule import rule
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Choice:
 
 
 _tuned: dict[Device, store.Entries] = {}
-_recorders: list[dict[Problem, Device]] = []
+observers: list[Callable[[Problem, Device, Any, bool], object]] = []
+"""Called with each problem before it is launched, its device as torch names it, and whether a graph
+is being traced. The tuner listens here; nothing below it knows of it."""
 _generation = 0
 
 
@@ -32,15 +34,9 @@ def generation() -> int:
     return _generation
 
 
+@functools.lru_cache(maxsize=4096)
 def choose(problem: Problem, device: Device) -> Choice:
     """Look up the problem, never measure it."""
-    for record in _recorders:
-        record[problem] = device
-    return _choose(problem, device)
-
-
-@functools.lru_cache(maxsize=4096)
-def _choose(problem: Problem, device: Device) -> Choice:
     for origin, entries in (("cache", cached(device)), ("table", _table(device))):
         entry = entries.get(problem.key)
         if entry is None:
@@ -86,7 +82,7 @@ def forget(everything: bool = False) -> None:
     """Look up anew at the next call; with ``everything`` read the cache anew too."""
     global _generation
     _generation += 1
-    _choose.cache_clear()
+    choose.cache_clear()
     if everything:
         _tuned.clear()
         _table.cache_clear()
@@ -94,11 +90,14 @@ def forget(everything: bool = False) -> None:
 
 @contextmanager
 def recorded() -> Iterator[dict[Problem, Device]]:
-    """The problems that are chosen for within."""
+    """The problems that are launched within."""
     record: dict[Problem, Device] = {}
-    _recorders.append(record)
-    forget()
+
+    def observe(problem: Problem, device: Device, where: Any, tracing: bool) -> None:
+        record[problem] = device
+
+    observers.append(observe)
     try:
         yield record
     finally:
-        _recorders.remove(record)
+        observers.remove(observe)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from akm_triton.tuning.plan import Config, Pass, Plan, segmented, tile
-from akm_triton.tuning.problem import Device, Problem
+from akm_triton.launch.plan import Config, Pass, Plan, segmented, tile
+from akm_triton.launch.problem import Device, Problem
 
 
 def rule(problem: Problem, device: Device) -> Plan:
