@@ -7,46 +7,7 @@ tensor-core instructions take two axes only.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def rows_of(x, PLANES: tl.constexpr):
-    """Lay a vector along the rows of a tile."""
-    if PLANES == 1:
-        return x[:, None]
-    else:
-        return x[None, :, None]
-
-
-@triton.jit
-def columns_of(x, PLANES: tl.constexpr):
-    """Lay a vector along the columns of a tile."""
-    if PLANES == 1:
-        return x[None, :]
-    else:
-        return x[None, None, :]
-
-
-@triton.jit
-def transpose(x):
-    if len(x.shape) == 2:
-        return tl.trans(x)
-    else:
-        return tl.permute(x, (0, 2, 1))
-
-
-@triton.jit
-def fold(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """Where the border rule finds a logical index: in [0, SIZE), whatever the distance."""
-    if BORDER == "zeros" or BORDER == "replicate":
-        return tl.minimum(tl.maximum(index, 0), SIZE - 1)
-    elif BORDER == "circular" or SIZE == 1:
-        return ((index % SIZE) + SIZE) % SIZE
-    elif BORDER == "symmetric":
-        index = ((index % (2 * SIZE)) + 2 * SIZE) % (2 * SIZE)
-        return tl.minimum(index, 2 * SIZE - 1 - index)
-    else:  # reflect
-        index = ((index % (2 * SIZE - 2)) + 2 * SIZE - 2) % (2 * SIZE - 2)
-        return tl.minimum(index, 2 * SIZE - 2 - index)
+from akm_triton.backend.tiles import columns_of, fold, rows_of
 
 
 @triton.jit
@@ -134,12 +95,14 @@ def whole_operand(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr
 
 @triton.jit
 def vertical_operands(
-    a_ptr, rows, scale, centre,
-    BLOCK_H: tl.constexpr, H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
-    PLANES: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
+    a_ptr, rows, scale, centre, BORDER: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr
+):
     """What a block of output rows takes from the block (above, at, below) it. BORDER "band" is
     T(a) over logical rows, anything else T(a)ᵀ by position."""
+    H: tl.constexpr = MAP[0]
+    RADIUS: tl.constexpr = MAP[2]
+    PLANES: tl.constexpr = MAP[3]
+    BLOCK_H: tl.constexpr = MAP[4]
     i = rows_of(rows, PLANES)
     j = columns_of(rows, PLANES)
     if BORDER == "band":
@@ -182,3 +145,42 @@ def tap_sums(d, i, n, start, first, last, SIZE: tl.constexpr, BORDER: tl.constex
             real_minus &= i - n >= 0
     sums = gathered(d, plus - start, real_plus & (plus >= first) & (plus < last))
     return sums + gathered(d, minus - start, real_minus & (minus >= first) & (minus < last))
+
+
+@triton.jit
+def across(
+    b_ptr, read, out, scale,
+    W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
+    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """T(b)ᵀ from the columns read to those computed, or with ADJOINT T(b)."""
+    l, k = rows_of(read, PLANES), columns_of(out, PLANES)
+    if ADJOINT:
+        t = toeplitz(b_ptr, l, k, W, RADIUS, BORDER)
+    else:
+        t = toeplitz(b_ptr, k, l, W, RADIUS, BORDER)
+    return whole_operand(t, l == k, scale, -2, DTYPE)
+
+
+@triton.jit
+def down(
+    a_ptr, rows, scale,
+    H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
+    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """T(a) of a map whose rows are resident, or with ADJOINT T(a)ᵀ."""
+    i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
+    if ADJOINT:
+        t = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
+    else:
+        t = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
+    return whole_operand(t, i == j, scale, -1, DTYPE)
+
+
+@triton.jit
+def rescaled(y, scale, DTYPE: tl.constexpr):
+    """A product of operands that carry ``scale``: exact operands carry none."""
+    if DTYPE == tl.float32:
+        return y
+    else:
+        return y * scale

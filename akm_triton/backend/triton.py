@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from akm_triton.backend import kernels, tap_kernels
+from akm_triton.backend import resident, streamed, tap_kernels
 from akm_triton.gaussian import trapezoid
 from akm_triton.internals import in_graph, value_at_trace
 from akm_triton.launch import choice
@@ -181,7 +181,8 @@ def _launch_blur(
     z: Tensor, y: Tensor, tables: list[tuple[Tensor, Tensor]], adjoint: bool, cut: _Cut
 ) -> None:
     (a, b), (c, d) = tables[0], tables[-1]
-    _, problem, programs, splits, constants = cut
+    step, problem, programs, splits, constants = cut
+    kernels = streamed if step.config.streams(problem) else resident
     _launch(
         kernels.blur_kernel, programs,
         z, *_strides(z.stride()),
@@ -243,6 +244,7 @@ def _launch_grad(
     if step.transposed:
         g, z, a, b = g.mT, z.mT, b, a
     written = dz if step.dz else z  # z is not written
+    kernels = streamed if cfg.streams(problem) else resident
     _launch(
         kernels.grad_kernel, programs,
         g, *_strides(g.stride()),

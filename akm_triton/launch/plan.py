@@ -10,7 +10,7 @@ from akm_triton.launch.problem import Device, Problem
 
 @dataclass(frozen=True)
 class Config:
-    """How one launch cuts (C, H, W) into programs, see kernels.py.
+    """How one launch cuts (C, H, W) into programs, see backend/tiles.py.
 
     A program owns ``planes`` channels, one of ``strips`` column strips and one of ``segments`` runs
     of row blocks of ``block_h`` rows; it walks over its split of the batch. A strip reads a window

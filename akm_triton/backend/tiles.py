@@ -1,0 +1,140 @@
+"""Tiles of maps: where a program stands, what it loads and what it stores.
+
+A tile is (PLANES, rows, columns); with PLANES = 1 the first axis is dropped, because the widest
+tensor-core instructions take two axes only. MAP is (H, W, RADIUS, PLANES, BLOCK_H).
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def rows_of(x, PLANES: tl.constexpr):
+    """Lay a vector along the rows of a tile."""
+    if PLANES == 1:
+        return x[:, None]
+    else:
+        return x[None, :, None]
+
+
+@triton.jit
+def columns_of(x, PLANES: tl.constexpr):
+    """Lay a vector along the columns of a tile."""
+    if PLANES == 1:
+        return x[None, :]
+    else:
+        return x[None, None, :]
+
+
+@triton.jit
+def transpose(x):
+    if len(x.shape) == 2:
+        return tl.trans(x)
+    else:
+        return tl.permute(x, (0, 2, 1))
+
+
+@triton.jit
+def fold(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
+    """Where the border rule finds a logical index: in [0, SIZE), whatever the distance."""
+    if BORDER == "zeros" or BORDER == "replicate":
+        return tl.minimum(tl.maximum(index, 0), SIZE - 1)
+    elif BORDER == "circular" or SIZE == 1:
+        return ((index % SIZE) + SIZE) % SIZE
+    elif BORDER == "symmetric":
+        index = ((index % (2 * SIZE)) + 2 * SIZE) % (2 * SIZE)
+        return tl.minimum(index, 2 * SIZE - 1 - index)
+    else:  # reflect
+        index = ((index % (2 * SIZE - 2)) + 2 * SIZE - 2) % (2 * SIZE - 2)
+        return tl.minimum(index, 2 * SIZE - 2 - index)
+
+
+@triton.jit
+def program(C, PLANES: tl.constexpr, STRIPS: tl.constexpr, SEGMENTS: tl.constexpr):
+    """(strip of columns, segment of rows, first channel, split of the batch) of this program."""
+    pid = tl.program_id(0)
+    groups = tl.cdiv(C, PLANES)
+    rest = pid // (STRIPS * SEGMENTS)
+    return pid % STRIPS, pid // STRIPS % SEGMENTS, (rest % groups) * PLANES, rest // groups
+
+
+@triton.jit
+def channels(first, PLANES: tl.constexpr):
+    if PLANES == 1:
+        return first
+    else:
+        return first + tl.arange(0, PLANES)[:, None, None]
+
+
+@triton.jit
+def strip_columns(
+    strip,
+    W: tl.constexpr, BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr,
+    HALO: tl.constexpr, STRIPS: tl.constexpr,
+):  # fmt: skip
+    """(columns read, columns computed, first and end of those written) of a strip."""
+    if OUT_W == BLOCK_W:
+        columns = strip * STEP_W + tl.arange(0, BLOCK_W)
+        first = tl.where(strip == 0, 0, strip * STEP_W + HALO)
+        last = tl.where(strip == STRIPS - 1, W, strip * STEP_W + HALO + STEP_W)
+        return columns, columns, first, last
+    else:
+        first = strip * OUT_W
+        read = first - HALO + tl.arange(0, BLOCK_W)
+        return read, first + tl.arange(0, OUT_W), first, tl.minimum(first + OUT_W, W)
+
+
+@triton.jit
+def load_rows(
+    ptr, first, columns, STRIDES: tl.constexpr, mask,
+    BORDER: tl.constexpr, WRAP: tl.constexpr, MAP: tl.constexpr,
+):  # fmt: skip
+    """A block of logical rows from ``first`` on, the border folded in along the rows ("zeros":
+    zeros outside) and, with WRAP, around the columns."""
+    H: tl.constexpr = MAP[0]
+    W: tl.constexpr = MAP[1]
+    RADIUS: tl.constexpr = MAP[2]
+    PLANES: tl.constexpr = MAP[3]
+    BLOCK_H: tl.constexpr = MAP[4]
+    STRIDE_H: tl.constexpr = STRIDES[2]
+    STRIDE_W: tl.constexpr = STRIDES[3]
+    rows = first + tl.arange(0, BLOCK_H)
+    if WRAP:
+        columns = fold(columns, W, "circular")
+    l = columns_of(columns, PLANES)
+    mask &= (l >= 0) & (l < W)
+    if H * STRIDE_H + W * STRIDE_W >= 2**31:
+        rows = rows.to(tl.int64)
+        l = l.to(tl.int64)
+    ptr += l * STRIDE_W
+    if BORDER == "zeros":
+        i = rows_of(rows, PLANES)
+        return tl.load(ptr + i * STRIDE_H, mask=mask & (i >= 0) & (i < H), other=0.0)
+    seen = mask & rows_of((rows >= -RADIUS) & (rows < H + RADIUS), PLANES)
+    i = rows_of(fold(rows, H, BORDER), PLANES)
+    if STRIDE_H == 1:  # a folded index hides from the compiler that rows are contiguous
+        if (first >= 0) & (first + BLOCK_H <= H):
+            tile = tl.load(ptr + rows_of(rows, PLANES), mask=mask, other=0.0)
+        else:
+            tile = tl.load(ptr + i, mask=seen, other=0.0)
+    else:
+        tile = tl.load(ptr + i * STRIDE_H, mask=seen, other=0.0)
+    return tile
+
+
+@triton.jit
+def store_rows(ptr, tile, first, columns, STRIDES: tl.constexpr, mask, MAP: tl.constexpr):
+    """Write a block of rows from ``first`` on."""
+    H: tl.constexpr = MAP[0]
+    W: tl.constexpr = MAP[1]
+    PLANES: tl.constexpr = MAP[3]
+    BLOCK_H: tl.constexpr = MAP[4]
+    STRIDE_H: tl.constexpr = STRIDES[2]
+    STRIDE_W: tl.constexpr = STRIDES[3]
+    i = rows_of(first + tl.arange(0, BLOCK_H), PLANES)
+    k = columns_of(columns, PLANES)
+    mask &= (i < H) & (k < W)
+    if H * STRIDE_H + W * STRIDE_W >= 2**31:
+        i = i.to(tl.int64)
+        k = k.to(tl.int64)
+    tl.store(ptr + i * STRIDE_H + k * STRIDE_W, tile.to(ptr.dtype.element_ty), mask=mask)
