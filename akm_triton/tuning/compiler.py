@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import torch
+import triton
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 _TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
@@ -29,10 +34,20 @@ class Launch:
         return self.kernel.__name__ + (f"({','.join(outputs)})" if outputs else "")
 
 
-def source(launch: Launch) -> Any:
-    """As the launcher would have it, so that Triton's cache knows it again."""
-    from triton.compiler import ASTSource
+_parsing = threading.Lock()
 
+
+class _Source(ASTSource):
+    """Parsed by one thread at a time: CPython before 3.13 counts the depth of all threads' syntax
+    trees together, and raises SystemError. The rest of a compilation runs side by side."""
+
+    def make_ir(self, *args: Any, **kwargs: Any) -> Any:
+        with _parsing:
+            return super().make_ir(*args, **kwargs)
+
+
+def source(launch: Launch) -> Any:
+    """Built exactly as Triton's launcher builds it, so that both share a cache entry."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -49,22 +64,17 @@ def source(launch: Launch) -> Any:
             signature[name] = "i32"
             if value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
-    return ASTSource(launch.kernel, signature, constants, attributes)
+    return _Source(launch.kernel, signature, constants, attributes)
 
 
 def compile_launch(launch: Launch, capability: int) -> Any:
     """What the launcher would compile on a device of this capability."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
     return triton.compile(
         source(launch), target=GPUTarget("cuda", capability, 32), options=dict(launch.options)
     )
 
 
 def _tool(name: str, *args: str) -> str:
-    import triton.backends.nvidia
-
     path = Path(triton.backends.nvidia.__file__).parent / "bin" / name
     return subprocess.run([str(path), *args], capture_output=True, text=True, check=True).stdout
 
