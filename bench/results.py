@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from akm_triton.launch.store import replace_text, slug
+from akm_triton.files import replace_text, slug
 
 ROOT = Path(__file__).parent / "results"
 SCHEMA = ("sweep", "device", "torch", "triton", "numpy", "commit", "date", "threads", "rows")

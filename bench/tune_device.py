@@ -42,13 +42,14 @@ def tune_device(
     from tqdm import tqdm
 
     from akm_triton.backend import triton as fused
+    from akm_triton.files import slug
     from akm_triton.launch import store
     from akm_triton.launch.plan import to_json
     from akm_triton.launch.problem import Problem
     from akm_triton.tuning.tuner import tune_problem
 
     device = fused.describe(where)
-    table = tables / f"{store.slug(device.name)}.json"
+    table = tables / f"{slug(device.name)}.json"
     kept: dict[str, dict[str, Any]] = store.table(device, tables)
     rows: list[dict[str, Any]] = []
     provenance = {

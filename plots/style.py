@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # before pyplot: a figure needs no screen
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from akm_triton.launch.store import replace_bytes
+from akm_triton.files import replace_bytes
 from bench import peers
 
 FOLDER = Path(__file__).parent

@@ -22,6 +22,7 @@ import akm_triton as akm
 
 pytest.importorskip("triton")
 
+from akm_triton.files import slug
 from akm_triton.launch import choice, store
 from akm_triton.launch.plan import Config, Pass, Plan, check, from_json, tile, to_json
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Device, Problem
@@ -378,7 +379,7 @@ def test_shipped_tables_are_of_these_kernels_and_hold_plans() -> None:
     for path in store.TABLES.glob("*.json"):
         found = json.loads(path.read_text("utf-8"))
         assert found["environment"]["kernels"] == store.kernel_hash(), "run bench tune-device"
-        assert path.stem == store.slug(found["environment"]["device"])
+        assert path.stem == slug(found["environment"]["device"])
         assert {"torch", "commit", "date", "driver"} <= found["provenance"].keys()
         for held in found["entries"].values():
             assert held["rule_seconds"] > 1.03 * held["seconds"]

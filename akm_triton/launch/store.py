@@ -7,12 +7,12 @@ to it and rename it into place: what was committed stays, whoever is killed, and
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
 import json
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from akm_triton._version import __version__
+from akm_triton.files import replace_text, slug
 from akm_triton.launch.problem import Device
 
 try:
@@ -29,6 +30,7 @@ except ImportError:  # no such lock there, and no Triton
 
 FORMAT = 1
 TABLES = Path(__file__).parent / "tables"
+KERNELS = Path(__file__).parent.parent / "backend"
 
 Entries = dict[str, dict[str, Any]]
 """Problem.key → {"plan", "seconds", "rule_seconds"}."""
@@ -43,13 +45,34 @@ def folder() -> Path:
 
 
 @functools.cache
-def kernel_hash() -> str:
-    """Of all source that decides which machine code a plan becomes."""
-    package = Path(__file__).parent.parent
+def kernel_hash(folder: Path = KERNELS) -> str:
+    """Of the syntax of every file that holds a Triton kernel: comments, docstrings and layout do
+    not count, for they change no machine code."""
     digest = hashlib.sha256()
-    for name in ("backend/kernels.py", "backend/toeplitz.py", "backend/triton.py"):
-        digest.update((package / name).read_bytes())
+    for path in sorted(folder.glob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and _is_kernel(node) for node in tree.body):
+            digest.update(_syntax(tree).encode())
     return digest.hexdigest()[:12]
+
+
+def _is_kernel(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
+
+
+def _syntax(node: Any) -> str:
+    """The tree in brackets. Not ``ast.dump``, whose text differs between versions of Python."""
+    if isinstance(node, list):
+        return "".join(_syntax(child) for child in node if not _is_text(child))
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"({type(node).__name__} {' '.join(f'{name}={_syntax(v)}' for name, v in fields)})"
+
+
+def _is_text(node: Any) -> bool:
+    """Whether it is a docstring, or another string that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 @functools.cache
@@ -63,11 +86,6 @@ def environment(device: Device) -> dict[str, Any]:
         "akm_triton": __version__,
         "kernels": kernel_hash(),
     }
-
-
-def slug(name: str) -> str:
-    """A file name: lower case, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def path_of(device: Device) -> Path:
@@ -143,25 +161,6 @@ def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> Non
     head = {"format": FORMAT, "environment": env, **more}
     pairs = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     replace_text(path, "{\n" + ",\n".join([*pairs, ' "entries": {\n' + lines + "\n }"]) + "\n}\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write atomically, as ``replace_bytes``."""
-    replace_bytes(path, text.encode())
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write atomically: on failure, or if killed, the old file stays."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

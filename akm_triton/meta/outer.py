@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from akm_triton.launch.store import replace_bytes
+from akm_triton.files import replace_bytes
 
 
 def broadcast(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from akm_triton.launch.store import replace_bytes
+from akm_triton.files import replace_bytes
 
 FOLDERS = (Path("/usr/share/fonts/truetype/noto"), Path("/usr/share/fonts/opentype/noto"))
 SIZE = 28  # pixels
