@@ -4,11 +4,11 @@ speaks."""
 from akm_triton._version import __version__
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
-from akm_triton.layers import SEED, AKMConv2d, Modulation2d
+from akm_triton.layers import PAPER, AKMConv2d, Modulation2d
 from akm_triton.tuning.session import tune
 
 __all__ = [
-    "SEED",
+    "PAPER",
     "AKMConv2d",
     "Modulation2d",
     "__version__",

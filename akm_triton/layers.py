@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from akm_triton.functional import check_options, modulate
 
-SEED: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", truncate=3.0)
+PAPER: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", truncate=3.0)
 """Keywords that reproduce the formula of the paper."""
 
 GRANULARITIES = ("channel", "layer")

@@ -78,7 +78,7 @@ def test_parameters_and_reset(per: str) -> None:
 
 
 def test_repr() -> None:
-    text = repr(akm.AKMConv2d(3, 8, 3, **akm.SEED))
+    text = repr(akm.AKMConv2d(3, 8, 3, **akm.PAPER))
     assert text == (
         "AKMConv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), per='layer', gaussian='sampled', "
         "border='zeros', truncate=3.0, max_radius=15)"

@@ -41,7 +41,7 @@ def test_discrete_symmetric_decays_in_the_cosine_basis(sigma: float, size: tuple
 @pytest.mark.parametrize("sigma", [0.34, 1.0, 2.6])
 def test_the_seed_is_scipy_gaussian_filter(sigma: float, size: tuple[int, int]) -> None:
     z = random(1, 1, *size)
-    options = {key: value for key, value in akm.SEED.items() if key != "per"}
+    options = {key: value for key, value in akm.PAPER.items() if key != "per"}
     found = akm.gaussian_blur(z, torch.tensor(sigma, dtype=torch.float64), **options)
     wanted = ndimage.gaussian_filter(z[0, 0].numpy(), sigma, mode="constant", radius=int(3 * sigma))
     np.testing.assert_allclose(found[0, 0].numpy(), wanted, atol=1e-12)
