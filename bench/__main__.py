@@ -5,7 +5,7 @@ from importlib import import_module
 
 # command → (module with main(argv), what it does); imported only when asked for
 COMMANDS = {
-    "digits": ("bench.demo", "train a small AKM network on handwritten digits"),
+    "digits": ("bench.digits", "train a small AKM network on handwritten digits"),
     "correctness": ("bench.correctness", "every kind of kernel on this GPU against float64"),
     "kernel-size": ("bench.kernel_size", "throughput over kernel size, beside every rival"),
     "shapes": ("bench.shapes", "the feature maps of usual networks, beside every rival"),
@@ -15,7 +15,7 @@ COMMANDS = {
     "small-maps": ("bench.small_maps", "small maps in CUDA graphs, beside an identity kernel"),
     "train-step": ("bench.train_step", "ResNet steps: plain, AKM, composed, compiled"),
     "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification; --help for settings"),
-    "fewshot-table": ("bench.fewshot.compare", "finished few-shot runs, compared in pairs"),
+    "fewshot-table": ("bench.fewshot.table", "finished few-shot runs, compared in pairs"),
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
     "model": ("bench.model", "the analytic model's predictions, beside what is measured"),

@@ -31,7 +31,7 @@ BOUNDS = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 def measure(setting: Setting) -> Iterator[list[Row]]:
     if not (setting.cuda or fused.INTERPRET):
         sys.exit("correctness tries the Triton kernels: on a GPU, or with TRITON_INTERPRET=1")
-    shapes = SMALL if setting.effort is TINY else SHAPES
+    shapes = SMALL if setting.budget is TINY else SHAPES
     kinds = setting.dtypes or tuple(DTYPES[name] for name in BOUNDS)
     if fused.INTERPRET:  # where bfloat16 is not what it is on a GPU
         kinds = tuple(kind for kind in kinds if name_of(kind) != "bfloat16")

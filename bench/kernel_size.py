@@ -7,7 +7,7 @@ from itertools import product
 
 from tqdm import tqdm
 
-from bench import contest
+from bench import comparison
 from bench.sweep import Row, Setting, Sweep, title
 
 RADII = (1, 3, 7, 15, 31)
@@ -18,34 +18,35 @@ TINY = ((2, 4, 9, 8),)
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    match = contest.Contest(setting.effort)
+    compared = comparison.Comparison(setting.budget)
     maps = setting.choose(CPU, CUDA, TINY)
     points = list(product(setting.dtypes_or(("float32",), "float16"), maps, RADII))
     for dtype, shape, radius in tqdm(points, desc="kernel-size", unit="point"):
-        point = contest.Point(shape, radius, setting.device, dtype)
-        for direction in contest.DIRECTIONS:
-            yield match.rows(point, direction)
+        point = comparison.Point(shape, radius, setting.device, dtype)
+        for direction in comparison.DIRECTIONS:
+            yield compared.rows(point, direction)
 
 
 def table(rows: list[Row]) -> str:
-    """Gelement/s by peer and kernel size, and ours by the best rival; below, who is not there."""
-    names = list(dict.fromkeys(row["peer"] for row in rows))
+    """Gelement/s by provider and kernel size, and our speed over the best rival's; below, who was
+    not measured and why."""
+    names = list(dict.fromkeys(row["provider"] for row in rows))
     blocks = []
     for (shape, dtype, direction), columns in panels(rows).items():
         lines = [f"{title(shape)} {dtype}, {direction}, Gelement/s at the median"]
         lines.append(_line("K", [str(kernel) for kernel in columns]))
         for name in names:
             speeds = [
-                next((row.get("gelements") for row in column if row["peer"] == name), None)
+                next((row.get("gelements") for row in column if row["provider"] == name), None)
                 for column in columns.values()
             ]
             if any(speeds):
                 lines.append(_line(name, ["–" if x is None else f"{x:.4f}" for x in speeds]))
         for name, lighter in (("ours / best rival", False), ("and of one σ", True)):
-            ratios = [contest.ratio(column, lighter) for column in columns.values()]
+            ratios = [comparison.ratio(column, lighter) for column in columns.values()]
             lines.append(_line(name, ["–" if r is None else f"{r:.2f}×" for r in ratios]))
         blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, contest.notes(rows)]).rstrip()
+    return "\n\n".join([*blocks, comparison.notes(rows)]).rstrip()
 
 
 def _line(name: str, cells: list[str]) -> str:

@@ -67,7 +67,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
         every = calls(setting.device)
         for call in every.values():
             call()
-        measured = timing.interleaved(every, setting.device, 2 * setting.effort.seconds)
+        measured = timing.interleaved(every, setting.device, 2 * setting.budget.seconds)
     yield [{"call": name, "status": "ok", **rounded(**vars(q))} for name, q in measured.items()]
 
 

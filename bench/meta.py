@@ -73,12 +73,12 @@ def points() -> list[dict[str, Any]]:
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
     """Of one meta-gradient: its time, and the peak of a run of its own."""
-    cases = points()[:2] if setting.effort is TINY else points()
+    cases = points()[:2] if setting.budget is TINY else points()
     for case in tqdm(cases, desc="meta", unit="point"):
         run = meta_gradient(setting.device, **case)
         run()
         peak = peak_bytes(run, setting.device)
-        q = timing.interleaved({"": run}, setting.device, setting.effort.seconds / 2)[""]
+        q = timing.interleaved({"": run}, setting.device, setting.budget.seconds / 2)[""]
         yield [{**case, "status": "ok", "peak_bytes": peak, **rounded(**vars(q))}]
 
 

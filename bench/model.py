@@ -52,7 +52,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
                 work = Workload(problem, setting.device, dtype=dtype)
                 call = functools.partial(work.run, plan)
                 call()
-                q = timing.interleaved({"": call}, setting.device, setting.effort.seconds / 5)[""]
+                q = timing.interleaved({"": call}, setting.device, setting.budget.seconds / 5)[""]
                 row |= {"status": "ok", **rounded(**vars(q), gelements=elements / q.p50 / 1e9)}
             except Exception as error:  # compilers and drivers raise all kinds
                 row |= {"status": "failed", "note": note(error)}

@@ -60,7 +60,7 @@ def _timed(problem: Problem, setting: Setting, dtype: torch.dtype, copy: float) 
     work = Workload(problem, setting.device, dtype=dtype)
     call = _call(work)
     call()
-    q = timing.interleaved({"": call}, setting.device, setting.effort.seconds / 5)[""]
+    q = timing.interleaved({"": call}, setting.device, setting.budget.seconds / 5)[""]
     rates = {"rate": problem.bytes / q.p50, "flops": operations(problem) / q.p50}
     return {"status": "ok", **rounded(**vars(q), **rates, of_copy=problem.bytes / q.p50 / copy)}
 
@@ -92,7 +92,7 @@ def _ceilings(setting: Setting, dtypes: tuple[torch.dtype, ...]) -> list[Row]:
     for call in calls.values():
         call()
     named = {"/".join(key): call for key, call in calls.items()}
-    measured = timing.interleaved(named, setting.device, setting.effort.seconds)
+    measured = timing.interleaved(named, setting.device, setting.budget.seconds)
     rows = []
     for kernel, kind in calls:
         q = measured[f"{kernel}/{kind}"]

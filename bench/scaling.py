@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from bench import contest, peers
+from bench import comparison, providers
 from bench.sweep import Row, Setting, Sweep, grid
 
 AXES = ("batch", "channels", "side")
@@ -22,11 +22,13 @@ BASE_CUDA, SIZES_CUDA = (64, 64, 56), {
     "side": (7, 14, 28, 56, 112, 224, 448),
 }  # fmt: skip
 TINY = {"batch": (1, 2), "channels": (1, 2), "side": (4, 8)}
-RIVALS = tuple(peer for peer in peers.RIVALS if not peer.packages and not peer.compiles)
+RIVALS = tuple(
+    provider for provider in providers.RIVALS if not provider.packages and not provider.compiles
+)
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    match = contest.Contest(setting.effort, RIVALS)
+    compared = comparison.Comparison(setting.budget, RIVALS)
     base = setting.choose(BASE_CPU, BASE_CUDA, (1, 1, 4))
     sizes = setting.choose(SIZES_CPU, SIZES_CUDA, TINY)
     cases = [
@@ -34,12 +36,12 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
         for dtype in setting.dtypes_or(("float32",), "float16")
         for axis in AXES
         for size in sizes[axis]
-        for direction in contest.DIRECTIONS
+        for direction in comparison.DIRECTIONS
     ]
     for dtype, axis, size, direction in tqdm(cases, desc="scaling", unit="point"):
         n, c, side = (size if axis == name else x for name, x in zip(AXES, base, strict=True))
-        point = contest.Point((n, c, side, side), RADIUS, setting.device, dtype)
-        yield [{"axis": axis, "size": size, **row} for row in match.rows(point, direction)]
+        point = comparison.Point((n, c, side, side), RADIUS, setting.device, dtype)
+        yield [{"axis": axis, "size": size, **row} for row in compared.rows(point, direction)]
 
 
 def slope(rows: list[Row]) -> float | None:
@@ -53,22 +55,22 @@ def slope(rows: list[Row]) -> float | None:
 
 
 def series(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Rows by (axis, direction, peer)."""
+    """Rows by (axis, direction, provider)."""
     grouped: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        grouped.setdefault((row["axis"], row["direction"], row["peer"]), []).append(row)
+        grouped.setdefault((row["axis"], row["direction"], row["provider"]), []).append(row)
     return grouped
 
 
 def table(rows: list[Row]) -> str:
     lines = []
-    for (axis, direction, peer), found in series(rows).items():
+    for (axis, direction, provider), found in series(rows).items():
         steep = slope(found)
         times = [f"{1e6 * row['p50']:.0f}" if row["status"] == "ok" else "–" for row in found]
         sizes = " ".join(str(row["size"]) for row in found)
         lines.append(
             [
-                peer,
+                provider,
                 axis,
                 sizes,
                 direction,
@@ -76,8 +78,8 @@ def table(rows: list[Row]) -> str:
                 "–" if steep is None else f"{steep:.2f}",
             ]
         )
-    header = ["peer", "axis", "sizes", "direction", "µs", "slope"]
-    return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}\n\n{contest.notes(rows)}".rstrip()
+    header = ["provider", "axis", "sizes", "direction", "µs", "slope"]
+    return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}\n\n{comparison.notes(rows)}".rstrip()
 
 
 SWEEP = Sweep("scaling", measure, table, __doc__)

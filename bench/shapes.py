@@ -8,7 +8,7 @@ from itertools import product
 
 from tqdm import tqdm
 
-from bench import contest
+from bench import comparison
 from bench.sweep import QUICK, Row, Setting, Sweep, grid, title
 
 # (channels, side) at 224×224 pixels in
@@ -26,31 +26,35 @@ TINY = {"tiny": ((3, 8),)}
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    effort = setting.effort
-    if effort.name == QUICK.name:
-        effort = replace(effort, compiled_radius=0)  # a map each to compile for takes too long
-    match = contest.Contest(effort)
+    budget = setting.budget
+    if budget.name == QUICK.name:
+        budget = replace(budget, compiled_radius=0)  # a map each to compile for takes too long
+    compared = comparison.Comparison(budget)
     networks = setting.choose(NETWORKS, NETWORKS, TINY)
     batches = setting.choose(BATCHES_CPU, BATCHES_CUDA, (1,))
     maps = dict.fromkeys((c, side) for sizes in networks.values() for c, side in sizes)
     cases = list(
         product(
             setting.dtypes_or(("float32",), "float16"), batches, maps, (False, True),
-            contest.DIRECTIONS,
+            comparison.DIRECTIONS,
         )
     )  # fmt: skip
     for dtype, batch, (c, side), last, direction in tqdm(cases, desc="shapes", unit="point"):
         shape = (batch, c, side, side)
-        point = contest.Point(shape, RADIUS, setting.device, dtype, last)
+        point = comparison.Point(shape, RADIUS, setting.device, dtype, last)
         names = [name for name, sizes in networks.items() if (c, side) in sizes]
-        yield [{"networks": names, **row} for row in match.rows(point, direction)]
+        yield [{"networks": names, **row} for row in compared.rows(point, direction)]
 
 
 def table(rows: list[Row]) -> str:
     """A line for each map, layout and direction: ours, the best rival, and the copy."""
     lines = []
     for point in points(rows):
-        mine, rival, ratio = contest.ours(point), contest.best_rival(point), contest.ratio(point)
+        mine, rival, ratio = (
+            comparison.ours(point),
+            comparison.best_rival(point),
+            comparison.ratio(point),
+        )
         first = point[0]
         lines.append(
             [
@@ -58,7 +62,7 @@ def table(rows: list[Row]) -> str:
                 first["layout"], first["direction"],
                 f"{1e6 * mine['p50']:.1f}" if mine else "–",
                 f"{1e6 * rival['p50']:.1f}" if rival else "–",
-                rival["peer"] if rival else "–",
+                rival["provider"] if rival else "–",
                 f"{ratio:.2f}×" if ratio else "–",
                 f"{mine['of_copy']:.2f}" if mine else "–",
             ]
@@ -67,7 +71,7 @@ def table(rows: list[Row]) -> str:
         "network", "map", "dtype", "layout", "direction", "ours µs", "best rival µs", "rival",
         "ours / rival", "of copy",
     ]  # fmt: skip
-    return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}\n\n{contest.notes(rows)}".rstrip()
+    return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}\n\n{comparison.notes(rows)}".rstrip()
 
 
 def points(rows: list[Row]) -> list[list[Row]]:

@@ -20,7 +20,7 @@ from akm_triton.backend import triton as fused
 from akm_triton.launch import choice
 from akm_triton.launch.problem import Problem
 from akm_triton.tuning.workload import Workload
-from bench import peers, timing
+from bench import providers, timing
 from bench.sweep import Row, Setting, Sweep, grid, maps, note, rounded, title
 
 # each in a network at batch 32 and at batch 256
@@ -32,7 +32,7 @@ TINY = ((2, 2, 7, 7),)
 RADIUS = 7
 OPS = ("blur", "blur_backward")
 ROTATED = 256 << 20  # bytes of all buffers, several times any L2 cache
-RIVALS = (("conv2d separable", peers.conv2d), ("Toeplitz products", peers.toeplitz))
+RIVALS = (("conv2d separable", providers.conv2d), ("Toeplitz products", providers.toeplitz))
 
 
 @triton.jit
@@ -80,7 +80,7 @@ def _point(
     programs = cfg.programs(c) * cfg.splits(problem, device)
     sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
     makers: dict[str, Callable[[int], timing.Call]] = {
-        peers.OURS.name: lambda turn: lambda: work.run(plan, turn),
+        providers.OURS.name: lambda turn: lambda: work.run(plan, turn),
         "identity": lambda turn: lambda: identity(work, programs, turn),
     }
     if op == "blur":  # a rival's gradient is not one call that a graph could hold
@@ -95,15 +95,15 @@ def _point(
                 calls = [make(turn) for turn in range(copies)]
                 graphs[name], one[name] = timing.graph(calls, setting.device), calls[0]
             except Exception as error:  # compilers, drivers and captures raise all kinds
-                yield {**about, "peer": name, "status": "failed", "note": note(error)}
-        found = timing.interleaved(graphs, setting.device, setting.effort.seconds)
-        walls = timing.interleaved(one, setting.device, setting.effort.seconds / 4)
+                yield {**about, "provider": name, "status": "failed", "note": note(error)}
+        found = timing.interleaved(graphs, setting.device, setting.budget.seconds)
+        walls = timing.interleaved(one, setting.device, setting.budget.seconds / 4)
     for name, q in found.items():
         p20, p50, p80 = (x / copies for x in (q.p20, q.p50, q.p80))
         base = found.get("identity", q)
         wall, ratio = walls[name].p50, q.p50 / base.p50
         yield {
-            **about, "peer": name, "status": "ok", "bytes": problem.bytes, "programs": programs,
+            **about, "provider": name, "status": "ok", "bytes": problem.bytes, "programs": programs,
             **rounded(p20=p20, p50=p50, p80=p80, wall=wall, by_identity=ratio),
         }  # fmt: skip
 
@@ -111,14 +111,16 @@ def _point(
 def table(rows: list[Row]) -> str:
     lines = [
         [
-            title(row["shape"]), row["dtype"], row["layout"], row["op"], row["peer"],
+            title(row["shape"]), row["dtype"], row["layout"], row["op"], row["provider"],
             f"{1e6 * row['p50']:.1f}", f"{1e6 * row['wall']:.1f}", f"{row['by_identity']:.2f}×",
         ]
         for row in rows
         if row["status"] == "ok"
     ]  # fmt: skip
-    header = ["map", "dtype", "layout", "op", "peer", "kernel µs", "wall µs", "by identity"]
-    notes = [f"{r['peer']}, {title(r['shape'])}: {r['note']}" for r in rows if r["status"] != "ok"]
+    header = ["map", "dtype", "layout", "op", "provider", "kernel µs", "wall µs", "by identity"]
+    notes = [
+        f"{r['provider']}, {title(r['shape'])}: {r['note']}" for r in rows if r["status"] != "ok"
+    ]
     return "\n".join([f"K = {2 * RADIUS + 1}", grid(header, lines), *notes])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench import peers, results, timing
+from bench import providers, results, timing
 
 Row = dict[str, Any]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -21,18 +21,18 @@ SAVE_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
-class Effort:
+class Budget:
     """How long to measure, and what is not worth the wait."""
 
     name: str
-    seconds: float  # a point: all peers on one map, at one radius, in one direction
-    slowest: float  # seconds a call beyond which a peer is left out, there and at wider radii
+    seconds: float  # a point: all providers on one map, at one radius, in one direction
+    slowest: float  # seconds a call beyond which a provider is left out, there and at wider radii
     compiled_radius: int  # beyond it compiling takes longer than all the rest
 
 
-TINY = Effort("tiny", seconds=0.02, slowest=1.0, compiled_radius=0)
-QUICK = Effort("quick", seconds=1.0, slowest=0.05, compiled_radius=7)
-FULL = Effort("full", seconds=5.0, slowest=2.0, compiled_radius=31)
+TINY = Budget("tiny", seconds=0.02, slowest=1.0, compiled_radius=0)
+QUICK = Budget("quick", seconds=1.0, slowest=0.05, compiled_radius=7)
+FULL = Budget("full", seconds=5.0, slowest=2.0, compiled_radius=31)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Setting:
     """Where and how thoroughly a sweep is measured."""
 
     device: torch.device
-    effort: Effort
+    budget: Budget
     dtypes: tuple[torch.dtype, ...] = ()
     """Those asked for; none for the sweep's own."""
 
@@ -50,10 +50,10 @@ class Setting:
 
     def choose(self, cpu: Any, cuda: Any, tiny: Any) -> Any:
         """What the sweep takes here: of three, or of the first half where it is to be quick."""
-        if self.effort is TINY:
+        if self.budget is TINY:
             return tiny
         found = cuda if self.cuda else cpu
-        quick = self.effort.name == QUICK.name and isinstance(found, tuple)
+        quick = self.budget.name == QUICK.name and isinstance(found, tuple)
         return found[: max(1, len(found) // 2)] if quick else found
 
     def dtypes_or(self, cpu: tuple[str, ...], *cuda: str) -> tuple[torch.dtype, ...]:
@@ -79,7 +79,7 @@ class Sweep:
             timing.keep_memory()
         rows: list[Row] = []
         start = saved = time.monotonic()
-        more = {"packages": peers.versions(), "effort": setting.effort.name, "complete": False}
+        more = {"packages": providers.versions(), "budget": setting.budget.name, "complete": False}
         try:
             for point in self.measure(setting):
                 rows += point

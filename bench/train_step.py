@@ -58,7 +58,7 @@ def _steps(
             "network": network, "batch": batch, "side": side, "variant": name,
             "dtype": str(dtype).removeprefix("torch."),
         }  # fmt: skip
-        if compiled and setting.effort.compiled_radius == 0:
+        if compiled and setting.budget.compiled_radius == 0:
             rows[name] |= {"status": "skipped", "note": "compiling takes too long here"}
             continue
         try:
@@ -69,7 +69,7 @@ def _steps(
             steps[name] = step
         except Exception as error:  # of whatever kind: reported, and the others go on
             rows[name] |= {"status": "failed", "note": note(error)}
-    measured = timing.interleaved(steps, setting.device, 4 * setting.effort.seconds)
+    measured = timing.interleaved(steps, setting.device, 4 * setting.budget.seconds)
     for name, q in measured.items():
         rows[name] |= {"status": "ok", **rounded(**vars(q), images=batch / q.p50)}
     yield from rows.values()
@@ -80,7 +80,7 @@ def _step(
     conv: networks.Conv, compiled: bool,
 ) -> Callable[[], Tensor]:  # fmt: skip
     torch.manual_seed(0)
-    width = 4 if setting.effort.compiled_radius == 0 else 64
+    width = 4 if setting.budget.compiled_radius == 0 else 64
     model: Any = networks.resnet(network, conv, classes=1000, width=width)
     model = model.to(setting.device, memory_format=torch.channels_last)
     if compiled:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from bench import accuracy, peers
+from bench import accuracy, providers
 from plots.style import look, measured_on
 
 TITLES = {"y": "y", "dz": "gradient by z", "dsigma": "gradient by σ"}
@@ -24,17 +24,17 @@ def draw(sweep: dict[str, Any]) -> Figure:
     lines: dict[str, Any] = {}
     for line, dtype in zip(axes, dtypes, strict=True):
         for axis, what in zip(line, accuracy.WHAT, strict=True):
-            for peer in (peers.OURS, *peers.RIVALS):
+            for provider in (providers.OURS, *providers.RIVALS):
                 found = [
                     row
                     for row in rows
-                    if (row["dtype"], row["what"], row["peer"]) == (dtype, what, peer.name)
+                    if (row["dtype"], row["what"], row["provider"]) == (dtype, what, provider.name)
                     and row["max"] > 0
                 ]
                 if found:
-                    (lines[peer.name],) = axis.plot(
+                    (lines[provider.name],) = axis.plot(
                         [row["kernel"] for row in found], [row["max"] for row in found],
-                        markersize=4, **look(peer.name),
+                        markersize=4, **look(provider.name),
                     )  # fmt: skip
             kernels = sorted({row["kernel"] for row in rows})
             axis.set_xscale("log")

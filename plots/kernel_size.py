@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from bench import contest, kernel_size, peers
+from bench import comparison, kernel_size, providers
 from bench.sweep import Row, title
 from plots.style import look, measured_on
 
@@ -18,10 +18,10 @@ def draw(sweep: dict[str, Any]) -> Figure:
     panels = kernel_size.panels(sweep["rows"])
     maps = list(dict.fromkeys((shape, dtype) for shape, dtype, _ in panels))
     figure, axes = plt.subplots(
-        len(contest.DIRECTIONS), len(maps), figsize=(1.6 + 3.7 * len(maps), 6.6),
+        len(comparison.DIRECTIONS), len(maps), figsize=(1.6 + 3.7 * len(maps), 6.6),
         sharex=True, sharey="row", squeeze=False, layout="constrained",
     )  # fmt: skip
-    for row, direction in zip(axes, contest.DIRECTIONS, strict=True):
+    for row, direction in zip(axes, comparison.DIRECTIONS, strict=True):
         for axis, (shape, dtype) in zip(row, maps, strict=True):
             _draw_panel(axis, panels[shape, dtype, direction])
             axis.set_title(f"{title(shape)} {dtype}, {direction}")
@@ -44,12 +44,12 @@ def draw(sweep: dict[str, Any]) -> Figure:
 
 
 def _draw_panel(axis: Axes, columns: dict[int, list[Row]]) -> None:
-    for peer in (peers.OURS, *peers.RIVALS, peers.COPY):
+    for provider in (providers.OURS, *providers.RIVALS, providers.COPY):
         found = [
             row
             for column in columns.values()
             for row in column
-            if row["peer"] == peer.name and row["status"] == "ok"
+            if row["provider"] == provider.name and row["status"] == "ok"
         ]
         if found:
             speeds = [row["gelements"] for row in found]
@@ -57,7 +57,7 @@ def _draw_panel(axis: Axes, columns: dict[int, list[Row]]) -> None:
             high = [x * (row["p50"] / row["p20"] - 1) for x, row in zip(speeds, found, strict=True)]
             axis.errorbar(
                 [row["kernel"] for row in found], speeds, (low, high),
-                label=peer.name, elinewidth=0.7, markersize=5, **look(peer.name),
+                label=provider.name, elinewidth=0.7, markersize=5, **look(provider.name),
             )  # fmt: skip
     axis.set_xscale("log")
     axis.set_yscale("log")

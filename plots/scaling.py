@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from bench import contest, scaling
+from bench import comparison, scaling
 from bench.sweep import Row
 from plots.style import look, measured_on
 
@@ -17,16 +17,16 @@ from plots.style import look, measured_on
 def draw(sweep: dict[str, Any]) -> Figure:
     series = scaling.series(sweep["rows"])
     figure, axes = plt.subplots(
-        len(contest.DIRECTIONS), len(scaling.AXES), figsize=(10.5, 6.4), sharey="row",
+        len(comparison.DIRECTIONS), len(scaling.AXES), figsize=(10.5, 6.4), sharey="row",
         sharex="col", layout="constrained",
     )  # fmt: skip
-    for row, direction in zip(axes, contest.DIRECTIONS, strict=True):
+    for row, direction in zip(axes, comparison.DIRECTIONS, strict=True):
         for axis, varied in zip(row, scaling.AXES, strict=True):
             _draw_panel(
                 axis,
                 {
-                    peer: rows
-                    for (a, d, peer), rows in series.items()
+                    provider: rows
+                    for (a, d, provider), rows in series.items()
                     if (a, d) == (varied, direction)
                 },
             )
@@ -45,12 +45,12 @@ def draw(sweep: dict[str, Any]) -> Figure:
 
 
 def _draw_panel(axis: Axes, lines: dict[str, list[Row]]) -> None:
-    for peer, rows in lines.items():
+    for provider, rows in lines.items():
         found = [row for row in rows if row["status"] == "ok"]
         if found:
             axis.plot(
-                [row["size"] for row in found], [row["p50"] for row in found], label=peer,
-                markersize=4, **look(peer),
+                [row["size"] for row in found], [row["p50"] for row in found], label=provider,
+                markersize=4, **look(provider),
             )  # fmt: skip
     axis.set_xscale("log")
     axis.set_yscale("log")

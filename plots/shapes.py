@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import contest, peers, shapes
+from bench import comparison, providers, shapes
 from bench.sweep import Row
 from plots.style import look, measured_on
 
@@ -21,10 +21,10 @@ def draw(sweep: dict[str, Any]) -> Figure:
     columns = list(dict.fromkeys(layout for _, layout in panels))
     tall = max(len(panel) for panel in panels.values())
     figure, axes = plt.subplots(
-        len(contest.DIRECTIONS), len(columns), squeeze=False, sharex="row", sharey=True,
+        len(comparison.DIRECTIONS), len(columns), squeeze=False, sharex="row", sharey=True,
         figsize=(10.5, 2.2 + 0.42 * tall), layout="constrained",
     )  # fmt: skip
-    for row, direction in zip(axes, contest.DIRECTIONS, strict=True):
+    for row, direction in zip(axes, comparison.DIRECTIONS, strict=True):
         for axis, layout in zip(row, columns, strict=True):
             _draw_panel(axis, panels[direction, layout])
             axis.set_title(f"{direction}, {layout}")
@@ -41,18 +41,18 @@ def draw(sweep: dict[str, Any]) -> Figure:
 
 
 def _draw_panel(axis: Axes, points: list[list[Row]]) -> None:
-    names = {peers.OURS.name: [], "best rival": [], peers.COPY.name: []}  # type: dict[str, list[Any]]
+    names = {providers.OURS.name: [], "best rival": [], providers.COPY.name: []}  # type: dict[str, list[Any]]
     for point in points:
-        copies = [row for row in point if row["peer"] == peers.COPY.name]
+        copies = [row for row in point if row["provider"] == providers.COPY.name]
         for name, row in zip(
-            names, (contest.ours(point), contest.best_rival(point), copies[0]), strict=True
+            names, (comparison.ours(point), comparison.best_rival(point), copies[0]), strict=True
         ):
             names[name].append(row["gelements"] if row else None)
     rows = range(len(points))
     looks = {
-        peers.OURS.name: look(peers.OURS.name),
+        providers.OURS.name: look(providers.OURS.name),
         "best rival": {"color": "#0072B2", "marker": "D", "markerfacecolor": "none"},
-        peers.COPY.name: {"color": "0.4", "marker": "|"},
+        providers.COPY.name: {"color": "0.4", "marker": "|"},
     }
     for name, speeds in names.items():
         style = {**looks[name], "linestyle": "none"}

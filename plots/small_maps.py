@@ -21,8 +21,8 @@ def draw(sweep: dict[str, Any]) -> Figure:
     )
     points = list(dict.fromkeys((tuple(row["shape"]), row["dtype"], row["layout"]) for row in rows))
     for axis, op in zip(axes[0], ops, strict=True):
-        for name in dict.fromkeys(row["peer"] for row in rows):
-            found = [row for row in rows if row["op"] == op and row["peer"] == name]
+        for name in dict.fromkeys(row["provider"] for row in rows):
+            found = [row for row in rows if row["op"] == op and row["provider"] == name]
             if found:
                 at = [
                     points.index((tuple(row["shape"]), row["dtype"], row["layout"]))

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from akm_triton.files import replace_bytes
-from bench import peers
+from bench import providers
 
 FOLDER = Path(__file__).parent
 
@@ -54,12 +54,12 @@ ROOF = {"color": "0.4", "marker": "", "linestyle": (0, (1, 1)), "linewidth": 1.4
 
 
 def look(name: str) -> dict[str, Any]:
-    """Of a peer's line."""
-    if name == peers.OURS.name:
+    """Of a provider's line."""
+    if name == providers.OURS.name:
         return OURS
-    if name == peers.COPY.name:
+    if name == providers.COPY.name:
         return ROOF
-    colour, marker, line = LOOKS[[peer.name for peer in peers.RIVALS].index(name)]
+    colour, marker, line = LOOKS[[provider.name for provider in providers.RIVALS].index(name)]
     return {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.1}
 
 

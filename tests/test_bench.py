@@ -20,25 +20,27 @@ import akm_triton as akm
 from bench import __main__ as command_line
 from bench import (
     accuracy,
-    contest,
-    demo,
+    comparison,
+    digits,
     kernel_size,
     networks,
-    peers,
+    providers,
     results,
     scaling,
     shapes,
     timing,
     train_step,
 )
-from bench.sweep import QUICK, TINY, Effort, Row, Setting, Sweep
+from bench.sweep import QUICK, TINY, Budget, Row, Setting, Sweep
 from plots.__main__ import FIGURES
 
 CPU = torch.device("cpu")
-POINT = contest.Point((2, 4, 20, 17), 3, CPU)
-BRIEF = Effort("brief", seconds=0.01, slowest=60, compiled_radius=0)
-EVERYONE = [pytest.param(peer, id=peer.name) for peer in (peers.OURS, *peers.RIVALS)]
-ROWS = [{"peer": "a", "gelements": 1.5}]
+POINT = comparison.Point((2, 4, 20, 17), 3, CPU)
+BRIEF = Budget("brief", seconds=0.01, slowest=60, compiled_radius=0)
+EVERYONE = [
+    pytest.param(provider, id=provider.name) for provider in (providers.OURS, *providers.RIVALS)
+]
+ROWS = [{"provider": "a", "gelements": 1.5}]
 
 
 def test_a_result_has_the_schema_and_reads_back(tmp_path: Path) -> None:
@@ -88,13 +90,22 @@ def test_a_failing_write_leaves_the_old_file(
 # what a row of each sweep says of itself, if it was measured
 KEYS = {
     "digits": {"epoch", "loss"},
-    "kernel-size": {"shape", "dtype", "layout", "kernel", "direction", "peer", "bytes", "of_copy"},
-    "shapes": {"networks", "shape", "dtype", "layout", "direction", "peer", "bytes", "of_copy"},
-    "scaling": {"axis", "size", "shape", "direction", "peer", "bytes", "of_copy"},
-    "accuracy": {"what", "dtype", "kernel", "peer", "max", "rms"},
+    "kernel-size": {
+        "shape",
+        "dtype",
+        "layout",
+        "kernel",
+        "direction",
+        "provider",
+        "bytes",
+        "of_copy",
+    },
+    "shapes": {"networks", "shape", "dtype", "layout", "direction", "provider", "bytes", "of_copy"},
+    "scaling": {"axis", "size", "shape", "direction", "provider", "bytes", "of_copy"},
+    "accuracy": {"what", "dtype", "kernel", "provider", "max", "rms"},
     "roofline": {"kernel", "dtype", "rate"},
     "correctness": {"problem", "dtype", "error", "bound", "right"},
-    "small-maps": {"shape", "op", "peer", "bytes", "wall", "by_identity"},
+    "small-maps": {"shape", "op", "provider", "bytes", "wall", "by_identity"},
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
     "model": {"device", "op", "shape", "kernel", "bytes", "predicted"},
@@ -139,37 +150,37 @@ def test_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["unknown"]) == 2
 
 
-def prepared(peer: peers.Peer, backward: bool) -> contest.Inputs:
-    """Inputs, after a check that the peer agrees with the float64 blur; skips one not here."""
-    if "cpu" not in peer.devices:
+def prepared(provider: providers.Provider, backward: bool) -> comparison.Inputs:
+    """Inputs, after a check that the provider agrees with the float64 blur; skips one not here."""
+    if "cpu" not in provider.devices:
         pytest.skip("needs a GPU")
-    if peer.compiles and shutil.which("c++") is None:
+    if provider.compiles and shutil.which("c++") is None:
         pytest.skip("needs a C++ compiler")
-    given = contest.inputs(POINT, backward)
+    given = comparison.inputs(POINT, backward)
     try:
         # relative error up to TOLERANCES: the rounding of float32 taps and one map between passes
-        contest.prepare(peer, POINT, given, QUICK)
-    except contest.LeftOut as reason:
+        comparison.prepare(provider, POINT, given, QUICK)
+    except comparison.Excluded as reason:
         if reason.status == "missing":
             pytest.skip(reason.note)
         raise
     except Exception as error:
-        if not peer.packages:
+        if not provider.packages:
             raise
-        pytest.skip(f"{peer.name} does not run here: {error}")
+        pytest.skip(f"{provider.name} does not run here: {error}")
     return given
 
 
-@pytest.mark.parametrize("peer", EVERYONE)
-def test_every_peer_blurs_alike(peer: peers.Peer) -> None:
-    prepared(peer, backward=False)
+@pytest.mark.parametrize("provider", EVERYONE)
+def test_every_peer_blurs_alike(provider: providers.Provider) -> None:
+    prepared(provider, backward=False)
 
 
-@pytest.mark.parametrize("peer", [p for p in EVERYONE if p.values[0].backward])
-def test_every_peer_has_the_same_gradients(peer: peers.Peer) -> None:
-    given = prepared(peer, backward=True)
-    z, sigma = given.z, given.shared_sigma if peer.shared else given.sigma
-    found = torch.autograd.grad(peer.build(z, sigma, POINT.radius)(), (z, sigma), given.g)
+@pytest.mark.parametrize("provider", [p for p in EVERYONE if p.values[0].backward])
+def test_every_peer_has_the_same_gradients(provider: providers.Provider) -> None:
+    given = prepared(provider, backward=True)
+    z, sigma = given.z, given.shared_sigma if provider.shared else given.sigma
+    found = torch.autograd.grad(provider.build(z, sigma, POINT.radius)(), (z, sigma), given.g)
     exact = [x.detach().double().requires_grad_() for x in (z, sigma)]
     y = akm.gaussian_blur(
         *exact, gaussian="sampled", border="zeros", max_radius=POINT.radius, backend="torch"
@@ -194,20 +205,20 @@ def measured(sweep: Sweep, setting: Setting) -> list[Row]:
 
 @pytest.mark.usefixtures("small_sweep")
 def test_a_rival_that_does_not_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(z: Tensor, sigma: Tensor, radius: int) -> peers.Blur:
+    def broken(z: Tensor, sigma: Tensor, radius: int) -> providers.Blur:
         raise RuntimeError("no such\ndevice")
 
     rivals = (
-        peers.Peer("alike", peers.conv2d),
-        peers.Peer("missing", peers.ours, packages=("no-such-package", "nor-this")),
-        peers.Peer("wrong", lambda z, sigma, radius: lambda: 2 * z),
-        peers.Peer("broken", broken),
-        peers.Peer("forward", peers.ours, backward=False),
+        providers.Provider("alike", providers.conv2d),
+        providers.Provider("missing", providers.ours, packages=("no-such-package", "nor-this")),
+        providers.Provider("wrong", lambda z, sigma, radius: lambda: 2 * z),
+        providers.Provider("broken", broken),
+        providers.Provider("forward", providers.ours, backward=False),
     )
-    monkeypatch.setattr(peers, "RIVALS", rivals)
+    monkeypatch.setattr(providers, "RIVALS", rivals)
     rows = measured(kernel_size.SWEEP, brief())
     assert len(rows) == 2 * 2 * (2 + len(rivals))
-    found = {(row["peer"], row["direction"]): row for row in rows}
+    found = {(row["provider"], row["direction"]): row for row in rows}
     assert found["akm_triton", "forward"]["status"] == "ok"
     assert found["alike", "forward+backward"]["gelements"] > 0
     assert found["missing", "forward"]["note"] == "no-such-package is not installed"
@@ -224,9 +235,9 @@ def test_a_rival_that_does_not_run_is_reported(monkeypatch: pytest.MonkeyPatch) 
 def test_a_rival_too_slow_is_left_out_from_there_on(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
 
-    def slow(z: Tensor, sigma: Tensor, radius: int) -> peers.Blur:
+    def slow(z: Tensor, sigma: Tensor, radius: int) -> providers.Blur:
         built.append(radius)
-        blur = peers.ours(z, sigma, radius)
+        blur = providers.ours(z, sigma, radius)
 
         def call() -> Tensor:
             time.sleep(0.02)
@@ -234,27 +245,30 @@ def test_a_rival_too_slow_is_left_out_from_there_on(monkeypatch: pytest.MonkeyPa
 
         return call
 
-    monkeypatch.setattr(peers, "RIVALS", (peers.Peer("slow", slow, backward=False),))
-    rows = measured(kernel_size.SWEEP, Setting(CPU, Effort("brief", 0.01, 0.01, 0)))
-    notes = [r["note"] for r in rows if r["peer"] == "slow" and r["direction"] == "forward"]
+    monkeypatch.setattr(providers, "RIVALS", (providers.Provider("slow", slow, backward=False),))
+    rows = measured(kernel_size.SWEEP, Setting(CPU, Budget("brief", 0.01, 0.01, 0)))
+    notes = [r["note"] for r in rows if r["provider"] == "slow" and r["direction"] == "forward"]
     assert len(notes) == 2 and all("s a call at K=3, over 0.01 s" in note for note in notes)
     assert built == [1]
 
 
 def test_the_copy_is_no_rival() -> None:
     rows = [
-        {"peer": name, "status": "ok", "p50": seconds}
+        {"provider": name, "status": "ok", "p50": seconds}
         for name, seconds in (("akm_triton", 1.0), ("conv2d separable", 2.0), ("copy", 0.1))
     ]
-    assert contest.ratio(rows) == 2.0
-    assert contest.ratio(rows[:1]) is None
-    lighter = [*rows, {"peer": "scipy, one σ", "status": "ok", "p50": 0.5}]
-    assert contest.ratio(lighter) == 2.0
-    assert contest.ratio(lighter, lighter=True) == 0.5
+    assert comparison.ratio(rows) == 2.0
+    assert comparison.ratio(rows[:1]) is None
+    lighter = [*rows, {"provider": "scipy, one σ", "status": "ok", "p50": 0.5}]
+    assert comparison.ratio(lighter) == 2.0
+    assert comparison.ratio(lighter, lighter=True) == 0.5
 
 
 def test_the_copy_is_what_bytes_are_held_against() -> None:
-    rows = {row["peer"]: row for row in contest.Contest(BRIEF, ()).rows(POINT, "forward+backward")}
+    rows = {
+        row["provider"]: row
+        for row in comparison.Comparison(BRIEF, ()).rows(POINT, "forward+backward")
+    }
     copy, mine = rows["copy"], rows["akm_triton"]
     elements = 2 * 4 * 20 * 17
     assert (copy["bytes"], mine["bytes"]) == (2 * 4 * elements, 5 * 4 * elements)
@@ -271,13 +285,13 @@ def test_a_slope_is_that_of_the_logarithms() -> None:
 
 
 def test_an_inexact_rival_shows_in_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def inexact(z: Tensor, sigma: Tensor, radius: int) -> peers.Blur:
-        blur = peers.conv2d(z, sigma, radius)
+    def inexact(z: Tensor, sigma: Tensor, radius: int) -> providers.Blur:
+        blur = providers.conv2d(z, sigma, radius)
         return lambda: 1.01 * blur()
 
-    monkeypatch.setattr(peers, "RIVALS", (peers.Peer("inexact", inexact),))
+    monkeypatch.setattr(providers, "RIVALS", (providers.Provider("inexact", inexact),))
     rows = measured(accuracy.SWEEP, Setting(CPU, TINY, (torch.float32,)))
-    found = {(row["peer"], row["what"]): row for row in rows}
+    found = {(row["provider"], row["what"]): row for row in rows}
     for what in accuracy.WHAT:
         assert found["inexact", what]["max"] == pytest.approx(0.01, rel=1e-3)
         assert found["inexact", what]["rms"] == pytest.approx(0.01, rel=1e-3)
@@ -373,7 +387,7 @@ def test_interleaved_quantiles() -> None:
 def test_the_digits_command_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo.main(["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)])
+    digits.main(["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)])
     record = results.latest("digits", tmp_path)
     assert f"{record['accuracy']:.2%}" in capsys.readouterr().out
     assert [row["epoch"] for row in record["rows"]] == [1]

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from bench import meta, results
-from bench.fewshot import compare, datasets, glyphs, network, train
+from bench.fewshot import datasets, glyphs, network, table, train
 from bench.fewshot.datasets import Dataset, Split
 from bench.fewshot.sampler import Sampler, corrupt, jittered, nearest_neighbour
 from tests.processes import in_two_processes
@@ -329,7 +329,7 @@ def test_the_command_writes_what_the_figure_draws(
     assert [run["settings"]["seed"] for run in runs] == [0, 1, 0]
     assert set(results.SCHEMA) <= set(runs[0])
     assert runs[0]["episodes"]["floor"] == runs[2]["episodes"]["floor"]
-    assert [len(found) for found in compare.groups(runs).values()] == [2, 1]
+    assert [len(found) for found in table.groups(runs).values()] == [2, 1]
     figure = fewshot.draw(runs)
     curves, ends, sigmas = figure.axes
     drawn = sorted(line.get_ydata().tolist() for line in curves.get_lines())
@@ -365,7 +365,7 @@ def test_runs_are_compared_episode_by_episode() -> None:
         low, high = stats.norm.interval(0.95, x.mean(), stats.sem(x))
         return [100 * x.mean(), 50 * (high - low)]
 
-    _, _, first, second = compare.table(runs).splitlines()
+    _, _, first, second = table.table(runs).splitlines()
     assert first.startswith("AKM") and first.endswith("0.50")
     shown = [wanted(ours), wanted(ours - floor), wanted(ours - theirs)]
     np.testing.assert_allclose(said(first), shown, atol=0.02)

@@ -93,7 +93,7 @@ def test_a_rival_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(small_maps, "OPS", ("blur",))
     setting = Setting(torch.device("cpu"), TINY)
     rows = [row for point in small_maps.SWEEP.measure(setting) for row in point]
-    status = {row["peer"]: row["status"] for row in rows}
+    status = {row["provider"]: row["status"] for row in rows}
     assert status == {"akm_triton": "ok", "identity": "ok", "conv2d separable": "failed"}
     assert "conv2d separable, 2×2×7×7: RuntimeError: no such kernel" in small_maps.table(rows)
 

@@ -25,7 +25,7 @@ Blur = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
-class Peer:
+class Provider:
     """One way to blur.
 
     ``build(z, sigma, radius)`` prepares inputs, untimed, and returns the call to time. z is
@@ -228,26 +228,28 @@ OPENCV = ("opencv-python-headless", "opencv-python")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 CUCIM = ("cucim-cu13", "cucim-cu12")
 
-OURS = Peer("akm_triton", ours)
+OURS = Provider("akm_triton", ours)
 RIVALS = (
-    Peer("conv2d separable", conv2d),
-    Peer("conv2d channels_last", conv2d_channels_last),
-    Peer("conv2d dense K×K", conv2d_dense),
-    Peer("Toeplitz products", toeplitz),
-    Peer("FFT", fft),
-    Peer("compiled shifts", shift_and_add, backward=False, compiles=True),
-    Peer("scipy, one σ", scipy, ("scipy",), ("cpu",), shared=True, backward=False),
-    Peer("OpenCV, one σ", opencv, OPENCV, ("cpu",), shared=True, backward=False),
-    Peer("scikit-image, one σ", skimage, ("scikit-image",), ("cpu",), shared=True, backward=False),
-    Peer("kornia, one σ", kornia, ("kornia",), shared=True),
-    Peer(
+    Provider("conv2d separable", conv2d),
+    Provider("conv2d channels_last", conv2d_channels_last),
+    Provider("conv2d dense K×K", conv2d_dense),
+    Provider("Toeplitz products", toeplitz),
+    Provider("FFT", fft),
+    Provider("compiled shifts", shift_and_add, backward=False, compiles=True),
+    Provider("scipy, one σ", scipy, ("scipy",), ("cpu",), shared=True, backward=False),
+    Provider("OpenCV, one σ", opencv, OPENCV, ("cpu",), shared=True, backward=False),
+    Provider(
+        "scikit-image, one σ", skimage, ("scikit-image",), ("cpu",), shared=True, backward=False
+    ),
+    Provider("kornia, one σ", kornia, ("kornia",), shared=True),
+    Provider(
         "torchvision, one σ", torchvision, ("torchvision",),
         shared=True, backward=False, interior=True,
     ),
-    Peer("cupyx, one σ", cupyx, CUPY, ("cuda",), shared=True, backward=False),
-    Peer("cuCIM, one σ", cucim, CUCIM, ("cuda",), shared=True, backward=False),
+    Provider("cupyx, one σ", cupyx, CUPY, ("cuda",), shared=True, backward=False),
+    Provider("cuCIM, one σ", cucim, CUCIM, ("cuda",), shared=True, backward=False),
 )  # fmt: skip
-COPY = Peer("copy", copy, backward=False)
+COPY = Provider("copy", copy, backward=False)
 """No rival: the roof."""
 
 
@@ -265,9 +267,9 @@ def _kernel(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
 def versions() -> dict[str, str]:
     """Of the rivals' packages that are here."""
     found = {}
-    for peer in RIVALS:
+    for provider in RIVALS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            if named := peer.version():
+            if named := provider.version():
                 package, version = named.split()
                 found[package] = version
     return found

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bench import peers, timing
-from bench.sweep import Effort, Row, maps, note, rounded, title
+from bench import providers, timing
+from bench.sweep import Budget, Row, maps, note, rounded, title
 from reference import composition
 
 DIRECTIONS = ("forward", "forward+backward")
@@ -22,8 +22,8 @@ FORWARD_ONLY = "forward only"
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-class LeftOut(Exception):
-    """A peer is not measured, for the reason given."""
+class Excluded(Exception):
+    """A provider is not measured, for the reason given."""
 
     def __init__(self, status: str, note: str) -> None:
         super().__init__(note)
@@ -32,7 +32,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class Point:
-    """Where all peers meet."""
+    """Where all providers meet."""
 
     shape: tuple[int, int, int, int]
     radius: int
@@ -44,97 +44,101 @@ class Point:
     def kernel(self) -> int:
         return 2 * self.radius + 1
 
-    def row(self, peer: peers.Peer, direction: str, **found: Any) -> Row:
+    def row(self, provider: providers.Provider, direction: str, **found: Any) -> Row:
         return {
             **maps(self.shape, self.dtype, self.channels_last),
             "kernel": self.kernel,
             "direction": direction,
-            "peer": peer.name,
+            "provider": provider.name,
             **found,
         }
 
 
 class Inputs(NamedTuple):
-    """What all peers are given at a point."""
+    """What all providers are given at a point."""
 
     z: Tensor  # (N, C, H, W)
     sigma: Tensor  # (C,)
     shared_sigma: Tensor  # (1,)
     g: Tensor  # gradient of the output, (N, C, H, W)
 
-    def sigma_for(self, peer: peers.Peer) -> Tensor:
-        return self.shared_sigma if peer.shared else self.sigma
+    def sigma_for(self, provider: providers.Provider) -> Tensor:
+        return self.shared_sigma if provider.shared else self.sigma
 
 
-class Contest:
+class Comparison:
     """Peers at point after point; who was too slow once is not asked at wider radii again."""
 
-    def __init__(self, effort: Effort, rivals: Sequence[peers.Peer] | None = None) -> None:
-        self.effort = effort
-        self.rivals = peers.RIVALS if rivals is None else rivals
-        self._too_slow: dict[tuple[Any, ...], LeftOut] = {}
+    def __init__(self, budget: Budget, rivals: Sequence[providers.Provider] | None = None) -> None:
+        self.budget = budget
+        self.rivals = providers.RIVALS if rivals is None else rivals
+        self._too_slow: dict[tuple[Any, ...], Excluded] = {}
 
     def rows(self, point: Point, direction: str) -> list[Row]:
-        """A row for each peer and for the copy.
+        """A row for each provider and for the copy.
 
         ``status`` is "ok" with p20, p50, p80 (seconds a call), gelements (1e9 elements a second at
         p50), bytes (the fewest that the work moves) and of_copy (bytes a second by the copy's), or
         "missing", "skipped", "failed" with a ``note`` that says why.
         """
         given = inputs(point, backward=direction != "forward")
-        here = [p for p in (peers.OURS, *self.rivals) if point.device.type in p.devices]
+        here = [p for p in (providers.OURS, *self.rivals) if point.device.type in p.devices]
         calls: dict[str, timing.Call] = {}
-        left_out: dict[str, LeftOut] = {}
-        for peer in here:
+        excluded: dict[str, Excluded] = {}
+        for provider in here:
             try:
-                calls[peer.name] = self._call(peer, point, given, direction)
-            except LeftOut as reason:
-                left_out[peer.name] = reason
+                calls[provider.name] = self._call(provider, point, given, direction)
+            except Excluded as reason:
+                excluded[provider.name] = reason
             except Exception as error:
                 # of whatever kind: a rival that fails is reported, and the others go on
-                left_out[peer.name] = LeftOut("failed", note(error))
-        calls[peers.COPY.name] = peers.COPY.build(given.z, given.sigma, point.radius)
-        measured = timing.interleaved(calls, point.device, self.effort.seconds)
+                excluded[provider.name] = Excluded("failed", note(error))
+        calls[providers.COPY.name] = providers.COPY.build(given.z, given.sigma, point.radius)
+        measured = timing.interleaved(calls, point.device, self.budget.seconds)
         each = given.z.numel() * given.z.element_size()
-        copied = 2 * each / measured[peers.COPY.name].p50
+        copied = 2 * each / measured[providers.COPY.name].p50
         rows = []
-        for peer in (*here, peers.COPY):
-            if peer.name in left_out:
-                why = left_out[peer.name]
-                rows.append(point.row(peer, direction, status=why.status, note=why.note))
+        for provider in (*here, providers.COPY):
+            if provider.name in excluded:
+                why = excluded[provider.name]
+                rows.append(point.row(provider, direction, status=why.status, note=why.note))
                 continue
-            q = measured[peer.name]
-            least = each * (2 if peer is peers.COPY else MAPS_MOVED[direction])
+            q = measured[provider.name]
+            least = each * (2 if provider is providers.COPY else MAPS_MOVED[direction])
             figures = rounded(
                 **vars(q), gelements=given.z.numel() / q.p50 / 1e9, of_copy=least / q.p50 / copied
             )
-            rows.append(point.row(peer, direction, status="ok", bytes=least, **figures))
+            rows.append(point.row(provider, direction, status="ok", bytes=least, **figures))
         return rows
 
-    def _call(self, peer: peers.Peer, point: Point, given: Inputs, direction: str) -> timing.Call:
-        key = (peer.name, point.shape, point.dtype, point.channels_last, direction)
+    def _call(
+        self, provider: providers.Provider, point: Point, given: Inputs, direction: str
+    ) -> timing.Call:
+        key = (provider.name, point.shape, point.dtype, point.channels_last, direction)
         if key in self._too_slow:
             raise self._too_slow[key]
-        call = prepare(peer, point, given, self.effort)
+        call = prepare(provider, point, given, self.budget)
         taken = min(timing.once(call, point.device) for _ in range(2))
-        if taken > self.effort.slowest and peer is not peers.OURS:
-            note = f"{taken:.1f} s a call at K={point.kernel}, over {self.effort.slowest:g} s"
-            self._too_slow[key] = LeftOut("skipped", note)
+        if taken > self.budget.slowest and provider is not providers.OURS:
+            note = f"{taken:.1f} s a call at K={point.kernel}, over {self.budget.slowest:g} s"
+            self._too_slow[key] = Excluded("skipped", note)
             raise self._too_slow[key]
         return call
 
 
-def prepare(peer: peers.Peer, point: Point, given: Inputs, effort: Effort) -> timing.Call:
+def prepare(
+    provider: providers.Provider, point: Point, given: Inputs, budget: Budget
+) -> timing.Call:
     """The call to time, run once and compared with ours in float64.
 
     Raises:
-        LeftOut: the peer is not here, does not do this, or does it wrongly.
+        Excluded: the provider is not here, does not do this, or does it wrongly.
     """
-    z, sigma = given.z, given.sigma_for(peer)
-    y, forward = built(peer, point, given, effort)
-    wrong = error(peer, y, z, sigma, point.radius)
+    z, sigma = given.z, given.sigma_for(provider)
+    y, forward = built(provider, point, given, budget)
+    wrong = error(provider, y, z, sigma, point.radius)
     if not wrong < TOLERANCES[point.dtype]:
-        raise LeftOut("failed", f"relative error {wrong:.1e} against float64")
+        raise Excluded("failed", f"relative error {wrong:.1e} against float64")
     if not z.requires_grad:
         return forward
     g = given.g.contiguous(memory_format=torch.channels_last) if _channels_last(y) else given.g
@@ -147,24 +151,24 @@ def prepare(peer: peers.Peer, point: Point, given: Inputs, effort: Effort) -> ti
 
 
 def built(
-    peer: peers.Peer, point: Point, given: Inputs, effort: Effort
-) -> tuple[Tensor, peers.Blur]:
-    """The peer's output and the call that gives it.
+    provider: providers.Provider, point: Point, given: Inputs, budget: Budget
+) -> tuple[Tensor, providers.Blur]:
+    """The provider's output and the call that gives it.
 
     Raises:
-        LeftOut: the peer is not here or does not do this.
+        Excluded: the provider is not here or does not do this.
     """
     try:
-        peer.version()
+        provider.version()
     except metadata.PackageNotFoundError as error:
-        raise LeftOut("missing", f"{error.name} is not installed") from None
-    if given.z.requires_grad and not peer.backward:
-        raise LeftOut("skipped", FORWARD_ONLY)
-    if peer.compiles and point.radius > effort.compiled_radius:
-        raise LeftOut("skipped", "compiling it for a wider kernel takes longer than all the rest")
+        raise Excluded("missing", f"{error.name} is not installed") from None
+    if given.z.requires_grad and not provider.backward:
+        raise Excluded("skipped", FORWARD_ONLY)
+    if provider.compiles and point.radius > budget.compiled_radius:
+        raise Excluded("skipped", "compiling it for a wider kernel takes longer than all the rest")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a rival warns of is not for this table
-        forward = peer.build(given.z, given.sigma_for(peer), point.radius)
+        forward = provider.build(given.z, given.sigma_for(provider), point.radius)
         return forward(), forward
 
 
@@ -184,11 +188,11 @@ def inputs(point: Point, backward: bool) -> Inputs:
     return Inputs(z, sigma, shared, g)
 
 
-def error(peer: peers.Peer, y: Tensor, z: Tensor, sigma: Tensor, radius: int) -> float:
+def error(provider: providers.Provider, y: Tensor, z: Tensor, sigma: Tensor, radius: int) -> float:
     """Largest error of the first sample by its largest value, against float64."""
     expected = exact(z[:1].detach().double(), sigma.detach().double(), radius)
     found = y[:1].detach().double()
-    if peer.interior:
+    if provider.interior:
         inner = (..., slice(radius, -radius), slice(radius, -radius))
         expected, found = expected[inner], found[inner]
     if expected.numel() == 0:
@@ -197,7 +201,7 @@ def error(peer: peers.Peer, y: Tensor, z: Tensor, sigma: Tensor, radius: int) ->
 
 
 def exact(z: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """The blur by none of the peers' code: the reference with its gate wide open."""
+    """The blur by none of the providers' code: the reference with its gate wide open."""
     open_gate = torch.full_like(sigma, 60.0)  # 1 − sigmoid(60) is less than float64 can tell
     return composition.modulate(
         z, sigma, open_gate, gaussian="sampled", border="zeros", truncate=None, max_radius=radius
@@ -211,14 +215,18 @@ def _channels_last(y: Tensor) -> bool:
 def best_rival(rows: Sequence[Row], lighter: bool = False) -> Row | None:
     """The fastest of those who did the same work, of the rows of one point; with ``lighter`` also
     of those with one σ for all channels."""
-    outside = {peers.OURS.name, peers.COPY.name}
-    outside |= set() if lighter else {peer.name for peer in peers.RIVALS if peer.shared}
-    rivals = [row for row in rows if row["status"] == "ok" and row["peer"] not in outside]
+    outside = {providers.OURS.name, providers.COPY.name}
+    outside |= (
+        set() if lighter else {provider.name for provider in providers.RIVALS if provider.shared}
+    )
+    rivals = [row for row in rows if row["status"] == "ok" and row["provider"] not in outside]
     return min(rivals, key=lambda row: float(row["p50"]), default=None)
 
 
 def ours(rows: Sequence[Row]) -> Row | None:
-    found = [row for row in rows if row["peer"] == peers.OURS.name and row["status"] == "ok"]
+    found = [
+        row for row in rows if row["provider"] == providers.OURS.name and row["status"] == "ok"
+    ]
     return found[0] if found else None
 
 
@@ -235,6 +243,6 @@ def notes(rows: Sequence[Row]) -> str:
 
 def _note(row: Row) -> str:
     if row["status"] == "missing" or row["note"] == FORWARD_ONLY:
-        return f"{row['peer']}: {row['note']}"
-    where = f"{row['peer']}, {title(row['shape'])}, {row['direction']}"
+        return f"{row['provider']}: {row['note']}"
+    where = f"{row['provider']}, {title(row['shape'])}, {row['direction']}"
     return f"{where}: {row['status']}, {row['note']}"
