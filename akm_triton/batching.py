@@ -1,4 +1,4 @@
-"""vmap of the ops: a batched dimension folds into N, with a table for each sample where need be."""
+"""vmap of the ops: a batched dimension goes into N, with taps for each sample where need be."""
 
 from __future__ import annotations
 
@@ -8,52 +8,59 @@ from typing import Any
 from torch import Tensor
 
 
-def folded(
-    op: Callable[..., Any], maps: int, tables: int, info: Any, dims: Any, *args: Any
+def into_batch(
+    op: Callable[..., Any], info: Any, in_dims: Any, *args: Any, maps: int, taps: int
 ) -> tuple[Any, Any]:
-    """vmap rule of an op of so many maps, then so many pairs of tables: one call.
+    """vmap rule of an op of so many maps, then so many pairs of taps: one call of the op.
 
-    An op of one map returns a map; one of two, perhaps a map and then the gradient of the tables.
+    An op of one map returns a map. An op of two returns the gradient of the taps, perhaps after a
+    map.
     """
-    size, count = info.batch_size, maps + tables
-    x = [_fold(m, dim, size) for m, dim in zip(args[:maps], dims, strict=False)]
-    pairs = list(zip(args[maps:count], dims[maps:count], strict=True))
+    size, count = info.batch_size, maps + taps
+    x = [_map_into_batch(m, dim, size) for m, dim in zip(args[:maps], in_dims, strict=False)]
+    pairs = list(zip(args[maps:count], in_dims[maps:count], strict=True))
+    # without gradients of taps, taps that all samples share may stay as they are
     shared = maps == 1 and all(dim is None and t.dim() == 3 for t, dim in pairs)
-    t = [pair if shared else _fold_tables(pair, dim, x[0], size) for pair, dim in pairs]
+    t = [pair if shared else _taps_into_batch(pair, dim, x[0], size) for pair, dim in pairs]
     out = op(*x, *t, *args[count:])
     if maps == 1:
         return out.unflatten(0, (size, -1)), 0
     if isinstance(out, tuple):
         dz, grads = out
-        return (dz.unflatten(0, (size, -1)), _unfold_grad(grads, *pairs[0], size)), (0, 0)
-    return _unfold_grad(out, *pairs[0], size), 0
+        return (dz.unflatten(0, (size, -1)), _grad_out_of_batch(grads, *pairs[0], size)), (0, 0)
+    return _grad_out_of_batch(out, *pairs[0], size), 0
 
 
 def elementwise(
-    op: Callable[..., Any], inputs: str, outputs: str, info: Any, dims: Any, *args: Any
+    op: Callable[..., Any], info: Any, in_dims: Any, *args: Any, tensors: int
 ) -> tuple[Any, Any]:
-    """vmap rule of an op on every element of r: a batched dimension leads, in tables "t" after the
-    axis that tells them apart."""
-    count, size = len(inputs), info.batch_size
-    leading = [_leading(x, d, size) for x, d in zip(args[:count], dims, strict=False)]
-    tensors = [
-        x.transpose(0, 1) if kind == "t" else x for kind, x in zip(inputs, leading, strict=True)
-    ]
-    out = op(*tensors, *args[count:])
-    places = tuple(int(kind == "t") for kind in outputs)
-    return (out, places) if isinstance(out, tuple) else (out, places[0])
+    """vmap rule of an op on every element of its first argument, r.
+
+    The batched dimension leads, but in taps, (2, *r.shape, R+1), it follows the axis of length 2.
+    """
+    dims = in_dims[:tensors]
+    scalar = args[0].dim() - (dims[0] is not None)  # dimensions of r without the batched one
+    batched = []
+    for x, dim in zip(args[:tensors], dims, strict=True):
+        is_taps = x.dim() - (dim is not None) > scalar
+        lead = _leading(x, dim, info.batch_size)
+        batched.append(lead.transpose(0, 1) if is_taps else lead)
+    out = op(*batched, *args[tensors:])
+    if isinstance(out, tuple):
+        return out, tuple(int(y.dim() > scalar + 1) for y in out)
+    return out, int(out.dim() > scalar + 1)
 
 
 def _leading(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-def _fold(x: Tensor, dim: int | None, size: int) -> Tensor:
+def _map_into_batch(x: Tensor, dim: int | None, size: int) -> Tensor:
     """(N, C, H, W), batched or not, to (size·N, C, H, W)."""
     return _leading(x, dim, size).flatten(0, 1)
 
 
-def _fold_tables(t: Tensor, dim: int | None, x: Tensor, size: int) -> Tensor:
+def _taps_into_batch(t: Tensor, dim: int | None, x: Tensor, size: int) -> Tensor:
     """(2, 1|C, R+1) or (2, N, C, R+1), batched or not, to (2, size·N, C, R+1) for x (size·N, …)."""
     t = _leading(t, dim, size)
     if t.dim() == 4:
@@ -62,7 +69,7 @@ def _fold_tables(t: Tensor, dim: int | None, x: Tensor, size: int) -> Tensor:
     return t.expand(size, 2, n, c, -1).transpose(0, 1).flatten(1, 2)
 
 
-def _unfold_grad(grad: Tensor, t: Tensor, dim: int | None, size: int) -> Tensor:
+def _grad_out_of_batch(grad: Tensor, t: Tensor, dim: int | None, size: int) -> Tensor:
     """(2, size·N, C, R+1) to (size, *shape of t)."""
     shape = _leading(t, dim, size).shape
     grad = grad.unflatten(1, (size, -1)).transpose(0, 1)

@@ -7,15 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akm_triton.internals import outside_transforms
+from akm_triton.tracing import outside_transforms
 
 BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
-SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})  # there T(a) is a symmetric matrix
+SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})
+"""Where T(a) is a symmetric matrix, and so its own adjoint."""
 
 Index = TypeVar("Index", Tensor, np.ndarray)
 
 
-def fold(index: Index, size: int, border: str) -> Index:
+def fold_index(index: Index, size: int, border: str) -> Index:
     """Fold integer positions, any distance outside, into ``[0, size)``; −1 outside for "zeros".
 
     ::
@@ -42,7 +43,7 @@ def fold(index: Index, size: int, border: str) -> Index:
     raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
 
 
-class Window(NamedTuple):
+class RowBlock(NamedTuple):
     """Rows ``start:stop`` of T(a) and the columns ``first:last`` outside which they are zero.
 
     ``first < 0`` or ``last > size`` wraps around ("circular" only). ``before`` and ``after`` are
@@ -62,35 +63,35 @@ class Window(NamedTuple):
         return self.stop - self.start, self.last - self.first
 
 
-def windows(size: int, radius: int, border: str, rows: int) -> list[Window]:
+def row_blocks(size: int, radius: int, border: str, rows: int) -> list[RowBlock]:
     """Split T(a) into equal blocks of about ``rows`` rows; one block if that saves no columns."""
     count = max(1, round(size / rows)) if rows + 2 * radius < size else 1
     step = max(1, -(-size // count))
     wraps = border == "circular" and count > 1
-    found = []
+    blocks = []
     for start in range(0, size, step):
         stop = min(start + step, size)
         # radius + 1: folded back from a cut one beyond the radius, no tap reaches the block
         before = radius if wraps else min(start, radius + 1)
         after = radius if wraps else min(size - stop, radius + 1)
         first, last = start - min(before, radius), stop + min(after, radius)
-        found.append(Window(start, stop, first, last, before, after))
-    return found
+        blocks.append(RowBlock(start, stop, first, last, before, after))
+    return blocks
 
 
 def indicator(
-    window: Window, radius: int, border: str, like: Tensor, transpose: bool = False
+    block: RowBlock, radius: int, border: str, like: Tensor, transpose: bool = False
 ) -> Tensor:
-    """M of shape (R+1, rows·columns), such that ``a @ M`` are the entries of T(a) in ``window``.
+    """M of shape (R+1, rows·columns), such that ``a @ M`` are the entries of T(a) in ``block``.
 
-    M[n, i, j] = [fold(i + n) = j] + [fold(i − n) = j], counted once for n = 0; with ``transpose``
-    the entries are those of T(a)ᵀ. Conversely ∂F/∂a = ∂F/∂T · Mᵀ.
+    With fold for ``fold_index``, M[n, i, j] = [fold(i + n) = j] + [fold(i − n) = j], counted once
+    for n = 0; with ``transpose`` the entries are those of T(a)ᵀ. Conversely ∂F/∂a = ∂F/∂T · Mᵀ.
 
     Eager calls share a cache, filled from NumPy: no dispatch mode and no ``inference_mode`` can
     get hold of what it keeps. Under ``torch.compile``, or when ``like`` is a tensor subclass
     (fake, functional), M is computed in the traced program and nothing is kept.
     """
-    rows, before, after = window.stop - window.start, window.before, window.after
+    rows, before, after = block.stop - block.start, block.before, block.after
     if torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
         taps = torch.arange(radius + 1, device=like.device)
         cells = torch.arange(before + rows + after, device=like.device)
@@ -127,10 +128,12 @@ def _count(
     transpose: bool,
 ) -> Index:
     size, radius = len(cells), len(taps) - 1
-    block = cells[before : before + rows][:, None]
-    columns = cells[before - min(before, radius) : before + rows + min(after, radius)]
-    i, j = (columns, block) if transpose else (block, columns)
+    outputs = cells[before : before + rows][:, None]
+    inputs = cells[before - min(before, radius) : before + rows + min(after, radius)]
+    i, j = (inputs, outputs) if transpose else (outputs, inputs)
     n = taps[:, None, None]
-    counts = (fold(i + n, size, border) == j) * 1 + ((fold(i - n, size, border) == j) & (n > 0)) * 1
+    counts = (fold_index(i + n, size, border) == j) * 1 + (
+        (fold_index(i - n, size, border) == j) & (n > 0)
+    ) * 1
     flat: Index = counts.reshape(radius + 1, -1)
     return flat

@@ -5,27 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from akm_triton import gaussian as _gaussian
+from akm_triton import backend as backends
 from akm_triton import ops
-from akm_triton.backend import BACKENDS, get
-from akm_triton.backend import torch as plain
 from akm_triton.borders import BORDERS
+from akm_triton.gaussian import check_window
 from akm_triton.launch.problem import MAX_RADIUS
 
-HAS_TRITON = find_spec("triton") is not None
+_HAS_TRITON = find_spec("triton") is not None
+_UNCHANGED = contextlib.nullcontext()
 
 
-def check_options(gaussian: str, border: str, truncate: float | None, max_radius: int) -> None:
-    """Refuse options that mean nothing, by name."""
-    _gaussian.check_window(gaussian, truncate, max_radius)
+def check_options(
+    gaussian: str, border: str, truncate: float | None, max_radius: int
+) -> tuple[float | None, int]:
+    """Refuse options that mean nothing, by name; (truncate, max_radius) as Python's numbers."""
     if border not in BORDERS:
         raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
+    return check_window(gaussian, truncate, max_radius)
 
 
 def _check_map(z: Tensor) -> None:
@@ -56,35 +57,35 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
 
 
-def _backend(backend: str | None, z: Tensor, max_radius: int) -> ModuleType:
-    """The backend asked for, or the one that serves z."""
+def _choose_backend(backend: str | None, z: Tensor, max_radius: int) -> str:
+    """The name of the backend asked for, or of the one that serves z."""
     asked = backend or os.environ.get("AKM_BACKEND") or None
-    if asked is not None and asked not in BACKENDS:
-        where = "backend" if backend else "AKM_BACKEND"
-        raise ValueError(f"{where} must be one of {BACKENDS}, got {asked!r}")
-    if asked == "torch" or (asked is None and not z.is_cuda):
-        return plain
-    refusal: Exception | None = None
-    if not HAS_TRITON:
-        refusal = ImportError("backend 'triton' needs the package triton; pip install triton")
-    elif z.dtype == torch.float64:
-        refusal = TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
-    else:
-        fused = get("triton")
-        if max_radius > MAX_RADIUS:
-            refusal = ValueError(
-                f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}"
-            )
-        elif not z.is_cuda and not fused.INTERPRET:
-            refusal = ValueError(
-                f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
-                "on the CPU set TRITON_INTERPRET=1 before the first import of triton"
-            )
-        if refusal is None:
-            return fused
     if asked is None:
-        return plain
-    raise refusal
+        return "triton" if z.is_cuda and _why_not_triton(z, max_radius) is None else "torch"
+    if asked not in backends.BACKENDS:
+        source = "backend" if backend else "AKM_BACKEND"
+        raise ValueError(f"{source} must be one of {backends.BACKENDS}, got {asked!r}")
+    if asked == "triton":
+        refusal = _why_not_triton(z, max_radius)
+        if refusal is not None:
+            raise refusal
+    return asked
+
+
+def _why_not_triton(z: Tensor, max_radius: int) -> Exception | None:
+    """What keeps the Triton kernels from taking z; None where nothing does."""
+    if not _HAS_TRITON:
+        return ImportError("backend 'triton' needs the package triton; pip install triton")
+    if z.dtype == torch.float64:
+        return TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
+    if max_radius > MAX_RADIUS:
+        return ValueError(f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}")
+    if not z.is_cuda and not backends.get("triton").INTERPRET:
+        return ValueError(
+            f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
+            "on the CPU set TRITON_INTERPRET=1 before the first import of triton"
+        )
+    return None
 
 
 def _autocast_dtype(z: Tensor) -> torch.dtype | None:
@@ -95,32 +96,29 @@ def _autocast_dtype(z: Tensor) -> torch.dtype | None:
     return z.dtype if z.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
-_AS_IT_IS = contextlib.nullcontext()
-
-
-def _no_autocast(device: torch.device, on: bool) -> contextlib.AbstractContextManager[Any]:
-    """Autocast must not round taps and tables."""
-    return torch.autocast(device.type, enabled=False) if on else _AS_IT_IS
-
-
 def _apply(
-    z: Tensor, named: dict[str, Tensor], gaussian: str, border: str, truncate: float | None,
-    max_radius: int, backend: str | None,
+    z: Tensor, r: Tensor, s: Tensor | None, name: str, gaussian: str, border: str,
+    truncate: float | None, max_radius: int, backend: str | None,
 ) -> Tensor:  # fmt: skip
-    check_options(gaussian, border, truncate, max_radius)
+    """Check everything, then call the op. ``name`` is what the caller calls r; without s there is
+    no gate."""
+    truncate, max_radius = check_options(gaussian, border, truncate, max_radius)
     _check_map(z)
-    for name, x in named.items():
-        _check_parameter(name, x, z)
+    _check_parameter(name, r, z)
+    if s is not None:
+        _check_parameter("s", s, z)
     autocast = _autocast_dtype(z)
     z = z if autocast is None else z.to(autocast)
-    chosen = _backend(backend, z, max_radius)
+    chosen = _choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    with _no_autocast(z.device, autocast is not None):
-        sized = [x if x.dtype == dtype else x.to(dtype) for x in named.values()]
-        sized = [x if x.dim() else x.reshape(1) for x in sized]
-        if len(sized) == 2 and sized[0].shape != sized[1].shape:
-            sized = list(torch.broadcast_tensors(*sized))
-        r, s = sized if len(sized) == 2 else (sized[0], None)
+    # autocast must not round the taps
+    off = _UNCHANGED if autocast is None else torch.autocast(z.device.type, enabled=False)
+    with off:
+        r = (r if r.dim() else r.reshape(1)).to(dtype)
+        if s is not None:
+            s = (s if s.dim() else s.reshape(1)).to(dtype)
+            if r.shape != s.shape:
+                r, s = torch.broadcast_tensors(r, s)
         batch = z if z.dim() == 4 else z[None]
         y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
     return y if z.dim() == 4 else y[0]
@@ -173,8 +171,7 @@ def modulate(
         >>> torch.allclose(y, torch.full_like(y, 0.5))  # constants stay; the gate is sigmoid(0)
         True
     """
-    named = {"r": r, "s": s}
-    return _apply(z, named, gaussian, border, truncate, max_radius, backend)
+    return _apply(z, r, s, "r", gaussian, border, truncate, max_radius, backend)
 
 
 def gaussian_blur(
@@ -207,15 +204,15 @@ def gaussian_blur(
         >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
         (True, 1.0)
     """
-    named = {"sigma": sigma}
-    return _apply(z, named, gaussian, border, truncate, max_radius, backend)
+    return _apply(z, sigma, None, "sigma", gaussian, border, truncate, max_radius, backend)
 
 
 def warmup(z: Tensor, r: Tensor, s: Tensor, *, order: int = 1, **options: Any) -> None:
     """Run ``modulate`` and its derivatives once on maps like ``z``, so that a CUDA graph can be
-    captured: the first launch of a kernel compiles and loads it, which a capture does not survive.
+    captured afterwards: the first launch of a kernel compiles and loads it, which would end a
+    capture.
 
-    Nothing is changed: neither the arguments, nor their gradients, nor the random numbers.
+    The arguments, their gradients and the random numbers stay as they are.
 
     Args:
         z, r, s: as for ``modulate``; only shapes, strides, dtypes and devices matter.
@@ -223,26 +220,28 @@ def warmup(z: Tensor, r: Tensor, s: Tensor, *, order: int = 1, **options: Any) -
         options: as for ``modulate``.
 
     Raises:
-        ValueError: ``order`` is negative; else as ``modulate``.
+        TypeError, ValueError: ``order`` is no int or negative; else as ``modulate``.
 
     Example:
         >>> import torch
         >>> warmup(torch.zeros(2, 3, 8, 8), torch.ones(3), torch.zeros(3), order=2)
     """
+    if isinstance(order, bool) or not isinstance(order, int):
+        raise TypeError(f"order must be an int, got {order!r}")
     if order < 0:
         raise ValueError(f"order must not be negative, got {order}")
     for wanted in (0,), (1, 2), (0, 1, 2):  # what needs a gradient decides which kernels run
         with torch.enable_grad():
-            given = [x.detach().requires_grad_(i in wanted) for i, x in enumerate((z, r, s))]
-            leaves = [given[i] for i in wanted]
-            found = [modulate(*given, **options)]
+            arguments = [x.detach().requires_grad_(i in wanted) for i, x in enumerate((z, r, s))]
+            leaves = [arguments[i] for i in wanted]
+            outputs = [modulate(*arguments, **options)]
             for _ in range(order):
-                directions = [torch.ones_like(x) for x in found]
+                directions = [torch.ones_like(x) for x in outputs]
                 grads = torch.autograd.grad(
-                    found, leaves, directions, create_graph=True, materialize_grads=True
+                    outputs, leaves, directions, create_graph=True, materialize_grads=True
                 )
-                found = [x for x in grads if x.requires_grad]
-                if not found:
+                outputs = [x for x in grads if x.requires_grad]
+                if not outputs:
                     break
     if z.is_cuda:
         torch.cuda.synchronize(z.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from functools import lru_cache
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akm_triton.internals import KNOWN, outside_transforms
+from akm_triton.tracing import KNOWN, constant_when_compiled, outside_transforms
 
 FAMILIES = ("discrete", "sampled")
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def trapezoid(
     max_radius: int, dtype: torch.dtype, device: torch.device, shared: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -30,11 +31,14 @@ def trapezoid(
 def _trapezoid(max_radius: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     count = max(64, 1 << (4 * max_radius - 1).bit_length())
     m = np.arange(count + 1)
-    bend = np.cos(m * (math.pi / count)) - 1.0
+    cos_minus_one = np.cos(m * (math.pi / count)) - 1.0
     weight = np.where((m == 0) | (m == count), 1.0, 2.0) / (2 * count)
     n = np.arange(max_radius + 1)
-    waves = weight[:, None] * np.cos((m[:, None] * n % (2 * count)) * (math.pi / count))
-    return torch.from_numpy(bend).to(device, dtype), torch.from_numpy(waves).to(device, dtype)
+    cosines = weight[:, None] * np.cos((m[:, None] * n % (2 * count)) * (math.pi / count))
+    return (
+        torch.from_numpy(cos_minus_one).to(device, dtype),
+        torch.from_numpy(cosines).to(device, dtype),
+    )
 
 
 @lru_cache(maxsize=32)
@@ -43,16 +47,27 @@ def _shared_trapezoid(*args: Any) -> tuple[Tensor, Tensor]:
         return _trapezoid(*args)
 
 
-def check_window(gaussian: str, truncate: float | None, max_radius: int) -> None:
-    """Refuse options that mean nothing, by name."""
+def _trapezoid_for(t: Tensor, max_radius: int) -> tuple[Tensor, Tensor]:
+    return trapezoid(max_radius, t.dtype, t.device, shared=KNOWN and type(t) is Tensor)
+
+
+def check_window(
+    gaussian: str, truncate: float | None, max_radius: int
+) -> tuple[float | None, int]:
+    """Refuse options that mean nothing, by name; (truncate, max_radius) as Python's numbers."""
     if gaussian not in FAMILIES:
         raise ValueError(f"gaussian must be one of {FAMILIES}, got {gaussian!r}")
-    if truncate is not None and (isinstance(truncate, str) or not truncate > 0):
-        raise ValueError(f"truncate must be None or positive (in units of σ), got {truncate!r}")
-    if isinstance(max_radius, bool) or not isinstance(max_radius, int):
+    if truncate is not None:
+        if isinstance(truncate, bool) or not isinstance(truncate, numbers.Real):
+            raise TypeError(f"truncate must be None or a number, got {truncate!r}")
+        truncate = float(truncate)
+        if not 0 < truncate < math.inf:
+            raise ValueError(f"truncate must be None or positive (in units of σ), got {truncate}")
+    if isinstance(max_radius, bool) or not isinstance(max_radius, numbers.Integral):
         raise TypeError(f"max_radius must be an int (pixels), got {type(max_radius).__name__}")
     if max_radius < 1:
         raise ValueError(f"max_radius must be at least 1 pixel, got {max_radius}")
+    return truncate, int(max_radius)
 
 
 def gaussian_taps(
@@ -97,15 +112,15 @@ def gaussian_taps(
     if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
         raise TypeError(f"sigma must be a floating point Tensor, got {got}")
-    check_window(gaussian, truncate, max_radius)
+    truncate, max_radius = check_window(gaussian, truncate, max_radius)
     if sigma.dtype in (torch.float16, torch.bfloat16):
         sigma = sigma.float()
     t = (sigma * sigma)[..., None]
     t = t + 0 * t  # an infinite σ has no taps: NaN
     n = torch.arange(max_radius + 1, device=sigma.device)
     if gaussian == "discrete":
-        bend, waves = trapezoid(max_radius, t.dtype, t.device, shared=KNOWN and type(t) is Tensor)
-        taps = torch.exp(t * bend) @ waves
+        cos_minus_one, cosines = _trapezoid_for(t, max_radius)
+        taps = torch.exp(t * cos_minus_one) @ cosines
     else:
         # below 1e-4 every side tap is zero in any dtype, and so is its derivative
         taps = torch.exp(-(n * n) / (2 * t.clamp(min=1e-4)))
@@ -121,9 +136,9 @@ def tap_derivatives(
     t = (r * r)[..., None]
     n = torch.arange(max_radius + 1, device=r.device)
     if gaussian == "discrete":
-        bend, waves = trapezoid(max_radius, t.dtype, t.device, shared=KNOWN and type(t) is Tensor)
-        density = torch.exp(t * bend)
-        p = [(density * bend**order) @ waves for order in range(4)]
+        cos_minus_one, cosines = _trapezoid_for(t, max_radius)
+        density = torch.exp(t * cos_minus_one)
+        p = [(density * cos_minus_one**order) @ cosines for order in range(4)]
     else:
         t = t.clamp(min=1e-4)
         u = n * n / (2 * t)  # −log of the tap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from akm_triton.functional import check_options, modulate
 
 PAPER: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", truncate=3.0)
-"""Keywords that reproduce the formula of the paper."""
+"""Keywords of the layers that give the formula AKM was first written with: one σ per layer, the
+sampled Gaussian cut at 3σ, zeros outside the map."""
 
 GRANULARITIES = ("channel", "layer")
 
@@ -27,9 +29,8 @@ class _Modulated(nn.Module):
     ) -> None:  # fmt: skip
         if per not in GRANULARITIES:
             raise ValueError(f"per must be one of {GRANULARITIES}, got {per!r}")
-        check_options(gaussian, border, truncate, max_radius)
+        self.truncate, self.max_radius = check_options(gaussian, border, truncate, max_radius)
         self.per, self.gaussian, self.border = per, gaussian, border
-        self.truncate, self.max_radius = truncate, max_radius
         count = channels if per == "channel" else 1
         self.r = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
         self.s = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
@@ -77,21 +78,22 @@ class _Modulated(nn.Module):
 class Modulation2d(_Modulated):
     r"""Adaptive kernel modulation after any layer: ``sigmoid(s) · (G(|r|) ∗ z)``.
 
-    The order that works is conv → blur → norm → gate → activation. A gate that feeds a BatchNorm
-    directly is undone by it and does not learn; the blur is not.
+    Put it after the norm: conv → norm → ``Modulation2d`` → activation. A BatchNorm directly behind
+    it divides the gate out again, so that the gate does not learn; the blur does.
 
     Args:
         channels: C of the maps.
-        per: ``"channel"`` (r, s of shape ``(C,)``) or ``"layer"`` (``(1,)``).
+        per: ``"channel"``, an r and s for each channel, ``(C,)``; or ``"layer"``, one of each,
+            ``(1,)``.
         gaussian, border, truncate, max_radius: as for ``modulate``.
 
     Shape:
         ``(N, C, H, W)`` or ``(C, H, W)``, in and out.
 
     Attributes:
-        r: starts at 0.3 (0.5 for ``gaussian="sampled"``): near the identity, centre weight 0.84 of
-            the plane, yet with a gradient; at r = 0 the gradient by r vanishes. In pixels.
-        s: starts at 2: the gate is 0.88 and moves.
+        r: in pixels; starts at 0.3 (0.5 for ``gaussian="sampled"``), which is close to no blur and
+            still has a gradient. At r = 0 the gradient by r is zero.
+        s: starts at 2, where the gate is 0.88 and has a gradient.
 
     Example:
         >>> import torch
@@ -113,9 +115,11 @@ class Modulation2d(_Modulated):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        if isinstance(channels, bool) or not isinstance(channels, numbers.Integral):
+            raise TypeError(f"channels must be an int, got {channels!r}")
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
-        self.channels = channels
+        self.channels: int = int(channels)
         self._add_modulation(channels, per, gaussian, border, truncate, max_radius, device, dtype)
 
     def reset_parameters(self) -> None:
@@ -135,9 +139,9 @@ class AKMConv2d(_Modulated, nn.Conv2d):
 
     .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(|r_c|) * \mathrm{conv}(x)_{nc})
 
-    A drop-in for ``nn.Conv2d`` with the same arguments, and keywords of ``modulate``. Before a
-    BatchNorm the gate is inert (the norm divides it out): use a plain convolution there, then
-    ``Modulation2d`` after the norm, or gate nothing.
+    A drop-in for ``nn.Conv2d``: the same arguments, and the keywords of ``modulate``. Directly
+    before a BatchNorm the gate does nothing, because the norm divides it out again. There, use
+    ``nn.Conv2d``, then the norm, then ``Modulation2d``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,

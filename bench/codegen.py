@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from akm_triton.borders import BORDERS, SELF_ADJOINT
-from akm_triton.tuning.compiler import Launch, compile_launch, inspect
+from akm_triton.tuning.compiler import KernelCall, compile_call, inspect
 
 TARGETS = (80, 89, 90, 100, 120)
 DTYPES = ("float16", "bfloat16", "float32")
@@ -53,30 +53,30 @@ def launches(
     target: int,
     border: str = "symmetric",
     batch: tuple[int, int] = (32, 64),
-) -> list[Launch]:
+) -> list[KernelCall]:
     """The launches of all orders of derivative at (*batch, *shape), of 132 multiprocessors."""
     from akm_triton.backend import triton as backend
-    from akm_triton.launch.problem import Device
+    from akm_triton.launch.device import Device
 
-    found: list[Launch] = []
+    found: list[KernelCall] = []
 
     def record(*args: Any, **constants: Any) -> None:
-        found.append(Launch(*args, **constants))
+        found.append(KernelCall(*args, **constants))
 
     z = torch.empty((*batch, *shape), dtype=getattr(torch, dtype), device="meta")
     if layout == "channels_last":
         z = z.contiguous(memory_format=torch.channels_last)
     r = torch.empty(batch[1], device="meta")
-    table = torch.empty(batch[1], radius + 1, device="meta")
-    tables, window = torch.stack([table, table]), (True, radius, "discrete", None)
+    k = torch.empty(batch[1], radius + 1, device="meta")
+    dt, window = torch.stack([k, k]), (True, radius, "discrete", None)
     device = Device(f"sm_{target}", 132, target, SHARED_LIMIT[target])
     with backend.launching(record, device):
-        backend.tables(r, r, *window)
-        backend.blur(z, table, table, border, False)
-        backend.blur_backward(z, z, table, table, border)
-        backend.blur_pair(z, table, table, table, table, border, border not in SELF_ADJOINT)
-        backend.tables_grad(r, r, tables, *window)
-        backend.tables_grad_grad(r, r, tables, r, r, *window)
+        backend.gated_taps(r, r, *window)
+        backend.blur(z, k, k, border, False)
+        backend.blur_backward(z, z, k, k, border)
+        backend.blur_pair(z, k, k, k, k, border, border not in SELF_ADJOINT)
+        backend.gated_taps_grad(r, r, dt, *window)
+        backend.gated_taps_grad_grad(r, r, dt, r, r, *window)
     return found
 
 
@@ -88,8 +88,8 @@ def compiled(cases: list[Case]) -> Iterator[list[tuple[str, dict[str, int]]]]:
     """For each case, in order, its kernels with what ``inspect`` finds; as many compilers run side
     by side as there are processors."""
 
-    def inspected(case: Case, recorded: list[Launch]) -> list[tuple[str, dict[str, int]]]:
-        return [(launch.name, inspect(compile_launch(launch, case[4]))) for launch in recorded]
+    def inspected(case: Case, recorded: list[KernelCall]) -> list[tuple[str, dict[str, int]]]:
+        return [(launch.name, inspect(compile_call(launch, case[4]))) for launch in recorded]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(inspected, cases, [launches(*case) for case in cases])

@@ -11,12 +11,13 @@ from itertools import cycle, product
 import torch
 from tqdm import tqdm
 
-from akm_triton.backend import triton as fused
+from akm_triton.backend import triton as triton_backend
 from akm_triton.borders import BORDERS
+from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Plan
 from akm_triton.launch.problem import OPS, Problem
 from akm_triton.launch.rule import rule
-from akm_triton.tuning.compiler import Launch, compile_launch
+from akm_triton.tuning.compiler import KernelCall, compile_call
 from akm_triton.tuning.workload import Workload
 from bench.sweep import DTYPES, TINY, Row, Setting, Sweep, grid, name_of, note
 
@@ -29,23 +30,23 @@ BOUNDS = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    if not (setting.cuda or fused.INTERPRET):
+    if not (setting.cuda or triton_backend.INTERPRET):
         sys.exit("correctness tries the Triton kernels: on a GPU, or with TRITON_INTERPRET=1")
     shapes = SMALL if setting.budget is TINY else SHAPES
     kinds = setting.dtypes or tuple(DTYPES[name] for name in BOUNDS)
-    if fused.INTERPRET:  # where bfloat16 is not what it is on a GPU
+    if triton_backend.INTERPRET:  # where bfloat16 is not what it is on a GPU
         kinds = tuple(kind for kind in kinds if name_of(kind) != "bfloat16")
     borders, radii = cycle(BORDERS), cycle(RADII)
     # the op in the innermost place: whoever stops early has tried them all
     cases = list(product(shapes, kinds, (False, True), reversed(OPS)))
-    device = fused.describe(setting.device)
+    device = describe(setting.device)
     bar = tqdm(total=len(cases), desc="correctness", unit="case")
     for start in range(0, len(cases), BATCH):
         found = []
         for (n, c, h, w), kind, last, op in cases[start : start + BATCH]:
             problem = Problem(op, n, c, h, w, next(radii), next(borders), kind.itemsize, last)
             found.append((problem, kind, rule(problem, device)))
-        if not fused.INTERPRET:
+        if not triton_backend.INTERPRET:
             _compile(found, setting.device, device.capability)
         for problem, kind, plan in found:
             yield [_case(problem, kind, plan, setting.device)]
@@ -56,9 +57,9 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
 def _compile(cases: list[tuple[Problem, torch.dtype, Plan]], where: torch.device, cc: int) -> None:
     """Fill Triton's cache on all cores; the launcher would compile one after the other."""
 
-    def compiled(launch: Launch) -> None:
+    def compiled(launch: KernelCall) -> None:
         with contextlib.suppress(Exception):  # the launch will raise it again, and be reported
-            compile_launch(launch, cc)
+            compile_call(launch, cc)
 
     with contextlib.suppress(Exception), ThreadPoolExecutor() as pool:
         for problem, kind, plan in cases:

@@ -16,8 +16,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # which lets the kernels' path take CPU tensors
 
 import akm_triton as akm
-from akm_triton.backend import triton as fused
-from akm_triton.launch.problem import H200
+from akm_triton.backend import triton as triton_backend
+from akm_triton.launch.device import H200
 from bench import timing
 from bench.sweep import Row, Setting, Sweep, grid, rounded
 
@@ -63,7 +63,7 @@ def _share(device: torch.device) -> Callable[[], object]:
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    with fused.launching(lambda *args, **constants: None, None if setting.cuda else H200):
+    with triton_backend.launching(lambda *args, **constants: None, None if setting.cuda else H200):
         every = calls(setting.device)
         for call in every.values():
             call()

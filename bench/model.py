@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from akm_triton.backend import triton as fused
-from akm_triton.launch.problem import H200, Problem
+from akm_triton.launch.device import H200, describe
+from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning.cost import cost, roof_of
 from akm_triton.tuning.workload import Workload
@@ -30,7 +30,7 @@ DTYPES = (torch.float16, torch.float32)
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
     """``predicted`` seconds and the fraction of DRAM's peak that this is; ``p50`` if measured."""
-    device = fused.describe(setting.device) if setting.cuda else H200
+    device = describe(setting.device) if setting.cuda else H200
     shapes = setting.choose(MAPS, MAPS, TINY)
     cases = list(product(setting.dtypes or DTYPES, shapes, (False, True), OPS, RADII))
     for dtype, (n, c, h, w), last, op, radius in tqdm(cases, desc="model", unit="kernel"):

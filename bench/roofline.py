@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from akm_triton.backend import torch as plain
-from akm_triton.backend import triton
+from akm_triton.backend import torch as torch_backend
 from akm_triton.launch import choice
+from akm_triton.launch.device import describe
 from akm_triton.launch.problem import OPS, Problem
 from akm_triton.tuning.workload import Workload
 from bench import timing
@@ -67,15 +67,15 @@ def _timed(problem: Problem, setting: Setting, dtype: torch.dtype, copy: float) 
 
 def _call(work: Workload) -> timing.Call:
     """The kernel as it is launched by default; on a CPU, what stands in its place."""
-    p, tables = work.problem, work.tables
+    p, tables = work.problem, work.taps
     if work.device.type == "cuda":
-        plan = choice.choose(p, triton.describe(work.device)).plan
+        plan = choice.choose(p, describe(work.device)).plan
         return lambda: work.run(plan)
     z, g = work.z[0], work.g[0]
     if p.op in ("tap_grads", "blur_backward"):
-        gradient: Any = getattr(plain, p.op)
+        gradient: Any = getattr(torch_backend, p.op)
         return lambda: gradient(g, z, *tables, p.border)
-    blur: Any = plain.blur_pair if p.pair else plain.blur
+    blur: Any = torch_backend.blur_pair if p.pair else torch_backend.blur
     return lambda: blur(z, *tables, p.border, p.adjoint)
 
 

@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from tqdm import tqdm
 
-from akm_triton.backend import triton as fused
 from akm_triton.launch import choice
+from akm_triton.launch.device import describe
 from akm_triton.launch.problem import Problem
 from akm_triton.tuning.workload import Workload
 from bench import providers, timing
@@ -72,7 +72,7 @@ def _point(
 ) -> Iterator[Row]:
     n, c, h, w = shape
     problem = Problem(op, n, c, h, w, RADIUS, "zeros", dtype.itemsize, last)
-    device = fused.describe(setting.device)
+    device = describe(setting.device)
     copies = min(64, -(-ROTATED // problem.bytes)) if setting.cuda else 2
     work = Workload(problem, setting.device, copies, dtype)
     plan = choice.choose(problem, device).plan

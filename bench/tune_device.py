@@ -41,16 +41,16 @@ def tune_device(
     """Returns the table's file and the results'; both are written after each problem."""
     from tqdm import tqdm
 
-    from akm_triton.backend import triton as fused
     from akm_triton.files import slug
     from akm_triton.launch import store
+    from akm_triton.launch.device import describe
     from akm_triton.launch.plan import to_json
     from akm_triton.launch.problem import Problem
     from akm_triton.tuning.tuner import tune_problem
 
-    device = fused.describe(where)
+    device = describe(where)
     table = tables / f"{slug(device.name)}.json"
-    kept: dict[str, dict[str, Any]] = store.table(device, tables)
+    kept: dict[str, dict[str, Any]] = store.shipped(device, tables)
     rows: list[dict[str, Any]] = []
     provenance = {
         "torch": torch.__version__,
@@ -112,14 +112,14 @@ def main(argv: list[str] | None = None) -> None:
                         default=("nchw", "channels_last"))  # fmt: skip
     parser.add_argument("--op", nargs="+", choices=OPS, default=("blur", "blur_backward"))
     parser.add_argument("--seconds", type=float, default=10.0, help="for one problem, about")
-    parser.add_argument("--tables", type=Path, default=store.TABLES, help="where the table goes")
+    parser.add_argument("--tables", type=Path, default=store.SHIPPED, help="where the table goes")
     parser.add_argument("--out", type=Path, default=results.ROOT, help="where the results go")
     args = parser.parse_args(argv)
-    from akm_triton.backend import triton as fused
+    from akm_triton.backend import triton as triton_backend
 
-    if not torch.cuda.is_available() and not fused.INTERPRET:
+    if not torch.cuda.is_available() and not triton_backend.INTERPRET:
         sys.exit("tune-device measures a GPU, and finds none")
-    if fused.INTERPRET and (args.tables == store.TABLES or args.out == results.ROOT):
+    if triton_backend.INTERPRET and (args.tables == store.SHIPPED or args.out == results.ROOT):
         sys.exit("interpreted, it measures nothing: name other folders in --tables and --out")
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}

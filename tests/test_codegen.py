@@ -8,7 +8,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit
 
-from akm_triton.launch.problem import H200, Problem
+from akm_triton.launch.device import H200
+from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import compiler
 from akm_triton.tuning.workload import Workload

@@ -256,7 +256,7 @@ class Driver:
 
 triton.runtime.driver.set_active(Driver())
 from akm_triton import ops
-from akm_triton.backend import triton as fused
+from akm_triton.backend import triton as triton_backend
 
 env = ShapeEnv()
 mode = FakeTensorMode(shape_env=env)
@@ -267,7 +267,7 @@ def fake(x, *dynamic):
 z = torch.randn(4, 3, 56, 56, dtype=torch.float16, requires_grad=True)
 r, s = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
 graph = aot_export_joint_simple(
-    lambda z, r, s: (ops.modulate(z, r, s, "symmetric", fused, 7, "discrete", None),),
+    lambda z, r, s: (ops.modulate(z, r, s, "symmetric", triton_backend, 7, "discrete", None),),
     [fake(z, 0), fake(r), fake(s)], trace_joint=True,
 )
 nodes = [node for node in graph.graph.nodes if node.op == "call_function"]

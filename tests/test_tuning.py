@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ pytest.importorskip("triton")
 
 from akm_triton.files import slug
 from akm_triton.launch import choice, store
-from akm_triton.launch.plan import Config, Pass, Plan, check, from_json, tile, to_json
-from akm_triton.launch.problem import MAX_RADIUS, OPS, Device, Problem
+from akm_triton.launch.device import Device
+from akm_triton.launch.plan import Config, Launch, Plan, check, from_json, tile, to_json
+from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import __main__ as command
 from akm_triton.tuning import space, tuner
@@ -93,7 +93,7 @@ def test_the_rule_always_answers_and_always_the_same(problem: Problem, device: D
     plan = rule(problem, device)
     assert_covers(plan, problem)
     check(plan, problem)
-    assert rule(replace(problem), device) == plan
+    assert rule(Problem(*problem), device) == plan
     for step in plan:
         splits = step.config.splits(problem, device)
         assert 1 <= splits <= problem.n
@@ -129,7 +129,7 @@ BLUR = Problem("blur", 8, 64, 112, 112, 15, "symmetric", 2, False)
 
 
 def changed(**change: Any) -> Any:
-    (step,) = to_json((Pass(tile(BLUR, 1, 32, 64, 8), dz=True),))
+    (step,) = to_json((Launch(tile(BLUR, (1, 32, 64), num_warps=8), dz=True),))
     return [{**step, **change}]
 
 
@@ -147,7 +147,7 @@ def changed(**change: Any) -> Any:
         (changed(block_w=32, out_w=32), "too narrow"),
         (changed(segments=0), "0 segments"),
         (changed(segments=5), "5 segments of 4"),
-        (changed(stages=99), "stages 99"),
+        (changed(num_stages=99), "num_stages must be 1 to 8, got 99"),
         (changed(precision="tf32"), "loses the accuracy"),
         (changed(colour="red"), "not a plan"),
         (changed(outputs=["dz"], transposed=True), "transposed"),
@@ -162,14 +162,14 @@ def test_what_is_no_plan_is_refused(found: Any, message: str) -> None:
 def test_the_key_tells_apart_what_runs_another_kernel() -> None:
     base = Problem("blur", 8, 64, 56, 56, 15, "symmetric", 2, False)
     others = [
-        replace(base, **change)
+        base._replace(**change)
         for change in (
             {"op": "blur_pair"}, {"n": 9}, {"c": 65}, {"h": 57}, {"w": 57}, {"radius": 14},
             {"border": "zeros"}, {"itemsize": 4}, {"channels_last": True}, {"per_sample": True},
         )
     ]  # fmt: skip
     assert len({base.key, *(x.key for x in others)}) == 11
-    assert replace(base, n=5).key == base.key
+    assert base._replace(n=5).key == base.key
 
 
 def test_machine_code_tells_what_is_not_worth_a_run() -> None:
@@ -228,41 +228,44 @@ def test_the_model_is_no_faster_than_memory_and_grows_with_the_work(
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / "cache"))
-    choice.forget(everything=True)
+    choice.forget()
     yield tmp_path / "cache"
-    choice.forget(everything=True)
+    choice.forget()
 
 
 def entry(problem: Problem, cfg: Config) -> dict[str, Any]:
-    plan = to_json((Pass(cfg, dz=True),))
+    plan = to_json((Launch(cfg, dz=True),))
     return {"plan": plan, "seconds": 1e-5, "rule_seconds": 2e-5, "clock": "events"}
 
 
-OTHER = tile(BLUR, 1, 16, 64, 2)
+OTHER = tile(BLUR, (1, 16, 64), num_warps=2)
+
+
+def chosen() -> tuple[Plan, str]:
+    choice_made = choice.choose(BLUR, H200)
+    return choice_made.plan, choice_made.origin
 
 
 def test_cache_then_table_then_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.table, "__defaults__", (tmp_path,))
-    assert choice.choose(BLUR, H200) == choice.Choice(rule(BLUR, H200), "rule")
+    monkeypatch.setattr(store.shipped, "__defaults__", (tmp_path,))
+    assert chosen() == (rule(BLUR, H200), "rule")
     env = store.environment(H200)
-    shipped = tile(BLUR, 1, 32, 64, 2)
+    shipped = tile(BLUR, (1, 32, 64), num_warps=2)
     store.write(tmp_path / "nvidia-h200.json", env, {BLUR.key: entry(BLUR, shipped)})
-    choice.forget(everything=True)
-    assert choice.choose(BLUR, H200) == choice.Choice((Pass(shipped, dz=True),), "table")
-    before = choice.generation()
-    choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
-    assert choice.generation() > before
-    assert choice.choose(BLUR, H200) == choice.Choice((Pass(OTHER, dz=True),), "cache")
-    choice.forget(everything=True)  # as in the next process
+    choice.forget()
+    assert chosen() == ((Launch(shipped, dz=True),), "shipped")
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
+    assert chosen() == ((Launch(OTHER, dz=True),), "cache")
+    choice.forget()  # as in the next process
     assert choice.choose(BLUR, H200).origin == "cache"
     assert choice.choose(BLUR, H200._replace(name="NVIDIA H100 PCIe")).origin == "rule"
     # a table of other kernels says nothing of these
     store.write(tmp_path / "nvidia-h200.json", {**env, "kernels": "0"}, {BLUR.key: {}})
-    assert store.table(H200, tmp_path) == {}
+    assert store.shipped(H200, tmp_path) == {}
 
 
 def test_an_entry_that_is_no_plan_is_passed_over() -> None:
-    choice.keep(H200, {BLUR.key: {"plan": changed(planes=3)}})
+    choice.commit(H200, {BLUR.key: {"plan": changed(planes=3)}})
     with pytest.warns(UserWarning, match="planes must be a power of two, got 3"):
         assert choice.choose(BLUR, H200).origin == "rule"
 
@@ -280,8 +283,8 @@ def test_a_file_that_is_no_cache_is_set_aside(text: str, cache: Path) -> None:
         assert choice.choose(BLUR, H200).origin == "rule"
     (aside,) = cache.glob("*unreadable*")
     assert aside.read_bytes() == text.encode("latin-1")
-    choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
-    choice.forget(everything=True)
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
+    choice.forget()
     assert choice.choose(BLUR, H200).origin == "cache"
 
 
@@ -302,7 +305,7 @@ def test_what_cannot_be_written_serves_this_process(
     (tmp_path / "a file").touch()
     monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / folder))
     with pytest.warns(UserWarning, match="cannot be written.*AKM_CACHE_DIR"):
-        choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
+        choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
     assert choice.choose(BLUR, H200).origin == "cache"
 
 
@@ -322,7 +325,7 @@ def test_a_folder_for_reading_alone(cache: Path) -> None:
 WRITER = """
 import sys
 from akm_triton.launch import store
-from akm_triton.launch.problem import Device
+from akm_triton.launch.device import Device
 device = Device("NVIDIA H200", 132, 90, 232_448)
 name, count = sys.argv[1], int(sys.argv[2])
 print("ready", flush=True)
@@ -376,7 +379,7 @@ def test_killed_while_writing_it_loses_nothing_committed(cache: Path) -> None:
 
 
 def test_shipped_tables_are_of_these_kernels_and_hold_plans() -> None:
-    for path in store.TABLES.glob("*.json"):
+    for path in store.SHIPPED.glob("*.json"):
         found = json.loads(path.read_text("utf-8"))
         assert found["environment"]["kernels"] == store.kernel_hash(), "run bench tune-device"
         assert path.stem == slug(found["environment"]["device"])
@@ -393,14 +396,14 @@ def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None
     command.main(["show", *shape])
     found = capsys.readouterr().out
     assert f"{BLUR.key}: by the rule" in found and "blur_backward 16-bit" in found
-    choice.keep(H200, {BLUR.key: entry(BLUR, OTHER)})
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
     command.main(["show", *shape, "--op", "blur"])
     found = capsys.readouterr().out
     assert "by the cache" in found and "10.0 µs measured, 20.0 µs by the rule" in found
     assert str(cache) in found
     command.main(["clear"])
     assert "1 files removed" in capsys.readouterr().out
-    choice.forget(everything=True)
+    choice.forget()
     assert choice.choose(BLUR, H200).origin == "rule"
     with pytest.raises(SystemExit):
         command.main(["show", "0", "1", "1", "1"])

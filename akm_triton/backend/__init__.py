@@ -1,16 +1,25 @@
-"""The ops by backend. Triton is optional, so its backend is imported when it is first asked for."""
+"""The ops, once for each backend: a module of the same name here, ``torch`` or ``triton``.
 
-from types import ModuleType
+Both have ``blur``, ``blur_pair``, ``tap_grads`` and ``blur_backward`` on maps and taps; ``triton``
+has ``gated_taps`` and its two derivatives too.
+"""
+
+from typing import Any
+
+from akm_triton.backend import torch as torch_backend
 
 BACKENDS = ("triton", "torch")
 
 
-def get(name: str) -> ModuleType:
-    """The module of a backend; ImportError where Triton is asked for and missing."""
+def get(name: str) -> Any:
+    """The module of a backend. Triton is optional, so its backend is imported when it is first
+    asked for.
+
+    Raises:
+        ImportError: Triton is asked for and is not installed.
+    """
     if name == "torch":
-        from akm_triton.backend import torch as plain
+        return torch_backend
+    from akm_triton.backend import triton as triton_backend
 
-        return plain
-    from akm_triton.backend import triton as fused
-
-    return fused
+    return triton_backend

@@ -1,8 +1,8 @@
 """The ops as depthwise convolutions: no product with zeros, so the fewer taps the better.
 
 Two passes of 2R+1 taps, or one of (2R+1)² where they are so few that reading the map once counts
-for more. For borders where T is a symmetric matrix, and so its own adjoint, and one table a
-channel.
+for more. For borders where T is a symmetric matrix, and so its own adjoint, and for taps that all
+samples share.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from akm_triton.backend.layout import channels_last, is_channels_last
-from akm_triton.borders import SELF_ADJOINT, fold
+from akm_triton.borders import SELF_ADJOINT, fold_index
 
 FEW = 3
 """The radius up to which one convolution by (2R+1)² taps is faster than two; 1 in the gradient."""
@@ -75,10 +75,10 @@ def _separable_grads(
     return dv, da.sum_to_size(a.shape), db.sum_to_size(b.shape)
 
 
-def _two_sided(table: Tensor) -> Tensor:
-    radius = table.shape[-1] - 1
-    distance = torch.arange(-radius, radius + 1, device=table.device).abs()
-    return table.index_select(-1, distance)
+def _two_sided(taps: Tensor) -> Tensor:
+    radius = taps.shape[-1] - 1
+    distance = torch.arange(-radius, radius + 1, device=taps.device).abs()
+    return taps.index_select(-1, distance)
 
 
 def _one_sided(grad: Tensor) -> Tensor:
@@ -88,13 +88,13 @@ def _one_sided(grad: Tensor) -> Tensor:
     return torch.cat([centre, after + grad[:, :radius].flip(1)], 1)
 
 
-def _rows(table: Tensor) -> Tensor:
+def _rows(taps: Tensor) -> Tensor:
     """Taps down the rows, (1|C, 1, 2R+1, 1)."""
-    return _two_sided(table)[:, None, :, None]
+    return _two_sided(taps)[:, None, :, None]
 
 
-def _columns(table: Tensor) -> Tensor:
-    return _two_sided(table)[:, None, None, :]
+def _columns(taps: Tensor) -> Tensor:
+    return _two_sided(taps)[:, None, None, :]
 
 
 def _convolve(x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str) -> Tensor:
@@ -128,7 +128,7 @@ def _extended(
     outside = torch.arange(max(radii), device=x.device)
     for dim in dims:
         size = x.shape[dim]
-        sides = (fold(i, size, border) for i in (outside - len(outside), outside + size))
+        sides = (fold_index(i, size, border) for i in (outside - len(outside), outside + size))
         before, after = (x.index_select(dim, side) for side in sides)
         x = torch.cat([before, x, after], dim)
     return x.permute(0, 3, 1, 2) if last else x, [0, 0]

@@ -1,6 +1,6 @@
 """The ops as matrix products with the Toeplitz matrix of the taps: cheap where taps are many.
 
-Planes are grouped by the table they share, x (G, M, H, W) with tables (G or 1, R+1), so that one
+Planes are grouped by the taps they share, x (G, M, H, W) with taps (G or 1, R+1), so that one
 matrix meets the rows of M planes in one product. T(a) is banded: a large map is cut into blocks
 of rows, each with only the columns its taps reach. Two forms of the same products:
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from akm_triton.backend.layout import format_as, is_channels_last
-from akm_triton.borders import SELF_ADJOINT, Window, indicator, windows
+from akm_triton.borders import SELF_ADJOINT, RowBlock, indicator, row_blocks
 
 # Measured on a CPU in float32, maps 7² to 224²: on small maps a product per plane is too small to
 # be efficient; on larger ones the strides of the rotated form cost more, in gradients sooner.
@@ -31,7 +31,7 @@ PART = 2**20
 
 
 class _Band(NamedTuple):
-    window: Window
+    block: RowBlock
     matrix: Tensor  # (G or 1, rows, columns), a block of T(a) or T(a)ᵀ
 
 
@@ -49,7 +49,7 @@ def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[
     """(∂F/∂a, ∂F/∂b) of F = ⟨g, T(a) z T(b)ᵀ⟩, in the shapes of a and b.
 
     ∂F/∂T(a) = g Uᵀ with U = z T(b)ᵀ, and ∂F/∂T(b) = Wᵀ z with W = T(a)ᵀ g, summed over the planes
-    that share a table and along the diagonals.
+    that share a taps and along the diagonals.
     """
     _, da, db = zip(*[_tap_grads(border, *part) for part in _parts([g, z], a, b)], strict=True)
     return _join(da, a), _join(db, b)
@@ -68,7 +68,7 @@ def blur_backward(
 
 
 def _blur(border: str, adjoint: bool, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    x, ta, tb = _group(z, a, b).contiguous(), _table(a, b, z), _table(b, a, z)
+    x, ta, tb = _group(z, a, b).contiguous(), _group_taps(a, b, z), _group_taps(b, a, z)
     down = _bands(ta, z.shape[2], border, adjoint)
     across = _bands(tb, z.shape[3], border, adjoint)
     if _area(z) <= ROTATED_AREA:
@@ -83,7 +83,7 @@ def _tap_grads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W = T(a)ᵀ g, (G, M, H, W) or rotated (G, W, M, H), and (∂F/∂a, ∂F/∂b)."""
     x, dy = _group(z, a, b).contiguous(), _group(g, a, b)
-    ta, tb = _table(a, b, z), _table(b, a, z)
+    ta, tb = _group_taps(a, b, z), _group_taps(b, a, z)
     down = _bands(ta, z.shape[2], border, adjoint=True)
     across = _bands(tb, z.shape[3], border)
     if _area(z) <= ROTATED_GRADS_AREA:
@@ -96,14 +96,14 @@ def _tap_grads(
         da = _diagonals(dy, _across(x, across).mT, ta, border)
         w = _down(dy, down)
         db = _diagonals(w.flatten(1, 2).mT, x.flatten(1, 2), tb, border)
-    return w, _ungroup_table(da, a, b, z), _ungroup_table(db, b, a, z)
+    return w, _ungroup_taps(da, a, b, z), _ungroup_taps(db, b, a, z)
 
 
 def _blur_backward(
     border: str, g: Tensor, z: Tensor, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     w, da, db = _tap_grads(border, g, z, a, b)
-    across = _bands(_table(b, a, z), z.shape[3], border, adjoint=True)
+    across = _bands(_group_taps(b, a, z), z.shape[3], border, adjoint=True)
     rotated = _area(z) <= ROTATED_GRADS_AREA
     dx = _unrotate(w, across) if rotated else _across(w, across)
     return _ungroup(dx, z), da, db
@@ -114,53 +114,55 @@ def _blur_backward(
 
 def _across(x: Tensor, bands: list[_Band]) -> Tensor:
     rows = x.flatten(1, 2)
-    parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
+    parts = [_inputs_of(rows, block) @ matrix.mT for block, matrix in bands]
     return _cat(parts, -1).view(x.shape)
 
 
 def _down(x: Tensor, bands: list[_Band]) -> Tensor:
-    parts = [matrix[:, None] @ _columns(x.mT, w).mT for w, matrix in bands]
+    parts = [matrix[:, None] @ _inputs_of(x.mT, block).mT for block, matrix in bands]
     return _cat(parts, -2)
 
 
 def _rotate(x: Tensor, bands: list[_Band]) -> Tensor:
     """(G, P, Q, K) → (G, K, P, Q)"""
     rows = x.flatten(1, 2)
-    parts = [matrix @ _columns(rows, w).mT for w, matrix in bands]
+    parts = [matrix @ _inputs_of(rows, block).mT for block, matrix in bands]
     return _cat(parts, 1).view(x.shape[0], x.shape[3], x.shape[1], x.shape[2])
 
 
 def _unrotate(x: Tensor, bands: list[_Band]) -> Tensor:
     """(G, K, P, Q) → (G, P, Q, K)"""
     rows = x.flatten(2).mT
-    parts = [_columns(rows, w) @ matrix.mT for w, matrix in bands]
+    parts = [_inputs_of(rows, block) @ matrix.mT for block, matrix in bands]
     return _cat(parts, -1).view(x.shape[0], x.shape[2], x.shape[3], x.shape[1])
 
 
-def _diagonals(left: Tensor, right: Tensor, table: Tensor, border: str) -> Tensor:
+def _diagonals(left: Tensor, right: Tensor, taps: Tensor, border: str) -> Tensor:
     """∂F/∂a (G, R+1) from ∂F/∂T(a) = left @ right (G, size, size), or one such for each plane."""
-    radius = table.shape[-1] - 1
+    radius = taps.shape[-1] - 1
     grad = left.new_zeros(left.shape[0], radius + 1)
-    for w in windows(left.shape[-2], radius, border, ROWS):
-        block = left[..., w.start : w.stop, :] @ _columns(right, w)
-        if block.dim() == 4:
-            block = block.sum(1)
-        grad = grad + block.flatten(1) @ indicator(w, radius, border, table).mT
+    for block in row_blocks(left.shape[-2], radius, border, ROWS):
+        product = left[..., block.start : block.stop, :] @ _inputs_of(right, block)
+        if product.dim() == 4:
+            product = product.sum(1)
+        grad = grad + product.flatten(1) @ indicator(block, radius, border, taps).mT
     return grad
 
 
-def _bands(table: Tensor, size: int, border: str, adjoint: bool = False) -> list[_Band]:
-    """T(table), or its transpose, in blocks of rows."""
-    radius, transpose = table.shape[-1] - 1, adjoint and border not in SELF_ADJOINT
+def _bands(taps: Tensor, size: int, border: str, adjoint: bool = False) -> list[_Band]:
+    """T(taps), or its transpose, in blocks of rows."""
+    radius, transpose = taps.shape[-1] - 1, adjoint and border not in SELF_ADJOINT
     return [
-        _Band(w, (table @ indicator(w, radius, border, table, transpose)).view(-1, *w.shape))
-        for w in windows(size, radius, border, ROWS)
+        _Band(
+            block, (taps @ indicator(block, radius, border, taps, transpose)).view(-1, *block.shape)
+        )
+        for block in row_blocks(size, radius, border, ROWS)
     ]
 
 
-def _columns(x: Tensor, window: Window) -> Tensor:
+def _inputs_of(x: Tensor, block: RowBlock) -> Tensor:
     """The columns of x that a block of T reads; past either end they wrap around."""
-    first, last, size = window.first, window.last, x.shape[-1]
+    first, last, size = block.first, block.last, x.shape[-1]
     parts = [x[..., max(first, 0) : min(last, size)]]
     if first < 0:
         parts.insert(0, x[..., first:])
@@ -173,7 +175,7 @@ def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
-# Which channels are computed together, in which form, and which planes share a table.
+# Which channels are computed together, in which form, and which planes share a taps.
 
 
 def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
@@ -192,10 +194,10 @@ def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
     ]
 
 
-def _join(grads: Sequence[Tensor], table: Tensor) -> Tensor:
-    """The parts of a table's gradient → one in its dtype; a table all channels share sums them."""
-    grad = _cat(grads, -2) if table.shape[-2] > 1 else torch.stack(list(grads)).sum(0)
-    return grad.to(table.dtype)
+def _join(grads: Sequence[Tensor], taps: Tensor) -> Tensor:
+    """The parts of a taps's gradient → one in its dtype; a taps all channels share sums them."""
+    grad = _cat(grads, -2) if taps.shape[-2] > 1 else torch.stack(list(grads)).sum(0)
+    return grad.to(taps.dtype)
 
 
 def _channels_first(z: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ def _area(z: Tensor) -> int:
 
 
 def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(N, C, H, W) → (G, M, H, W): a table for every plane, for all planes, or for each channel."""
+    """(N, C, H, W) → (G, M, H, W): a taps for every plane, for all planes, or for each channel."""
     n, c, h, w = z.shape
     if a.dim() == 3 or b.dim() == 3:
         z = z.reshape(n * c, 1, h, w)
@@ -230,15 +232,15 @@ def _ungroup(x: Tensor, z: Tensor) -> Tensor:
     return x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(z.shape)
 
 
-def _table(table: Tensor, other: Tensor, z: Tensor) -> Tensor:
+def _group_taps(taps: Tensor, other: Tensor, z: Tensor) -> Tensor:
     """Table → (G or 1, R+1), where ``other`` may be finer and so decide G."""
-    if table.dim() == 2 and (other.dim() == 2 or table.shape[0] == 1):
-        return table
-    return table.expand(z.shape[0], z.shape[1], table.shape[-1]).flatten(0, 1)
+    if taps.dim() == 2 and (other.dim() == 2 or taps.shape[0] == 1):
+        return taps
+    return taps.expand(z.shape[0], z.shape[1], taps.shape[-1]).flatten(0, 1)
 
 
-def _ungroup_table(grad: Tensor, table: Tensor, other: Tensor, z: Tensor) -> Tensor:
-    """(G, R+1) → the shape of ``table``, summed over what was broadcast."""
-    if table.dim() == 3 or other.dim() == 3:
-        grad = grad.view(z.shape[0], z.shape[1], table.shape[-1])
-    return grad.sum_to_size(table.shape)
+def _ungroup_taps(grad: Tensor, taps: Tensor, other: Tensor, z: Tensor) -> Tensor:
+    """(G, R+1) → the shape of ``taps``, summed over what was broadcast."""
+    if taps.dim() == 3 or other.dim() == 3:
+        grad = grad.view(z.shape[0], z.shape[1], taps.shape[-1])
+    return grad.sum_to_size(taps.shape)

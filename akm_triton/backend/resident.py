@@ -19,7 +19,14 @@ from akm_triton.backend.tiles import (
     strip_columns,
     transpose,
 )
-from akm_triton.backend.toeplitz import across, down, rescaled, table_rounding, tap_sums
+from akm_triton.backend.toeplitz import (
+    BAND,
+    column_operand,
+    rescaled,
+    row_operand,
+    tap_sums,
+    taps_rounding,
+)
 
 
 @triton.jit
@@ -49,7 +56,7 @@ def blur_kernel(
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     MAP: tl.constexpr = (H, W, RADIUS, PLANES, BLOCK_H)
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
-    COLUMN_BORDER: tl.constexpr = "band" if WRAP else BORDER
+    COLUMN_BORDER: tl.constexpr = BAND if WRAP else BORDER
 
     strip, _, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
     c = channels(channel, PLANES)
@@ -67,16 +74,18 @@ def blur_kernel(
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
     mask_y = mask_c & columns_of((out >= start) & (out < end), PLANES)
 
-    a_scale, _ = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    tb = across(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
+    a_scale, _ = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    tb = row_operand(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
     if PAIR:
-        c_scale, _ = table_rounding(c_ptr, RADIUS, PLANES, DTYPE)
-        d_scale, _ = table_rounding(d_ptr, RADIUS, PLANES, DTYPE)
-        td = across(d_ptr, columns, out, d_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
-    ta = down(a_ptr, rows, a_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
+        c_scale, _ = taps_rounding(c_ptr, RADIUS, PLANES, DTYPE)
+        d_scale, _ = taps_rounding(d_ptr, RADIUS, PLANES, DTYPE)
+        td = row_operand(
+            d_ptr, columns, out, d_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE
+        )
+    ta = column_operand(a_ptr, rows, a_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
     if PAIR:
-        tc = down(c_ptr, rows, c_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
+        tc = column_operand(c_ptr, rows, c_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
 
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
@@ -115,7 +124,7 @@ def grad_kernel(
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     MAP: tl.constexpr = (H, W, RADIUS, PLANES, BLOCK_H)
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
-    COLUMN_BORDER: tl.constexpr = "band" if WRAP else BORDER
+    COLUMN_BORDER: tl.constexpr = BAND if WRAP else BORDER
     BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
 
     strip, segment, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
@@ -134,13 +143,13 @@ def grad_kernel(
 
     rows = tl.arange(0, BLOCK_H)
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
-    own = columns_of((out >= start) & (out < end), PLANES)
-    mask_dz = mask_c & own
+    mask_own = columns_of((out >= start) & (out < end), PLANES)
+    mask_dz = mask_c & mask_own
 
-    a_scale, _ = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    tb = across(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, True, PLANES, DTYPE)
-    ta = down(a_ptr, rows, a_scale, H, RADIUS, BORDER, True, PLANES, DTYPE)
+    a_scale, _ = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    tb = row_operand(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, True, PLANES, DTYPE)
+    ta = column_operand(a_ptr, rows, a_scale, H, RADIUS, BORDER, True, PLANES, DTYPE)
     if PLANES == 1:
         db = tl.zeros((BLOCK_W, OUT_W), tl.float32)
         da = tl.zeros((BLOCK_H, BLOCK_H), tl.float32)
@@ -165,7 +174,7 @@ def grad_kernel(
         if NEED_DA:
             u = tl.dot(z, transpose(tb), input_precision=PRECISION)
             if STRIPS > 1:
-                u = tl.where(own, u, 0.0)
+                u = tl.where(mask_own, u, 0.0)
             da = tl.dot(g, transpose(u.to(DTYPE)), da, input_precision=PRECISION)
 
     n = columns_of(tl.arange(0, BLOCK_R), PLANES)

@@ -2,8 +2,8 @@
 
 As in resident.py, but T(a) is block tridiagonal: a block of output rows takes from the block above
 it, its own and the one below, which are kept on chip. The border is folded in where rows are
-loaded; where T is not symmetric its adjoint has no folded form, and the operands are built block by
-block, by position (BY_POSITION).
+loaded. With ASYMMETRIC, T(a)ᵀ is needed where T(a) is no symmetric matrix: folding rows cannot give
+that, so rows outside the map are zeros, and each block gets operands of its own.
 """
 
 import triton
@@ -20,12 +20,13 @@ from akm_triton.backend.tiles import (
     transpose,
 )
 from akm_triton.backend.toeplitz import (
-    across,
-    gathered,
+    BAND,
+    block_operands,
+    diagonal_sums,
     rescaled,
-    table_rounding,
+    row_operand,
     tap_sums,
-    vertical_operands,
+    taps_rounding,
 )
 
 
@@ -46,7 +47,7 @@ def blur_kernel(
     c_ptr, d_ptr,
     N, C, splits,
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
-    ADJOINT: tl.constexpr, PAIR: tl.constexpr,
+    ASYMMETRIC: tl.constexpr, ADJOINT: tl.constexpr, PAIR: tl.constexpr,
     PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
     BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
     STRIPS: tl.constexpr,
@@ -58,10 +59,9 @@ def blur_kernel(
     MAP: tl.constexpr = (H, W, RADIUS, PLANES, BLOCK_H)
     BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
-    COLUMN_BORDER: tl.constexpr = "band" if WRAP else BORDER
-    BY_POSITION: tl.constexpr = ADJOINT and (BORDER == "reflect" or BORDER == "replicate")
-    ROW_BORDER: tl.constexpr = "zeros" if BY_POSITION else BORDER
-    T_BORDER: tl.constexpr = BORDER if BY_POSITION else "band"
+    COLUMN_BORDER: tl.constexpr = BAND if WRAP else BORDER
+    ROW_BORDER: tl.constexpr = "zeros" if ASYMMETRIC else BORDER
+    T_BORDER: tl.constexpr = BORDER if ASYMMETRIC else BAND
 
     strip, segment, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
     c = channels(channel, PLANES)
@@ -79,25 +79,27 @@ def blur_kernel(
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
     mask_y = mask_c & columns_of((out >= start) & (out < end), PLANES)
 
-    a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    tb = across(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
+    a_scale, a_centre = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    tb = row_operand(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
     if PAIR:
-        c_scale, c_centre = table_rounding(c_ptr, RADIUS, PLANES, DTYPE)
-        d_scale, _ = table_rounding(d_ptr, RADIUS, PLANES, DTYPE)
-        td = across(d_ptr, columns, out, d_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
-    if not BY_POSITION:
-        ta = vertical_operands(a_ptr, rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
+        c_scale, c_centre = taps_rounding(c_ptr, RADIUS, PLANES, DTYPE)
+        d_scale, _ = taps_rounding(d_ptr, RADIUS, PLANES, DTYPE)
+        td = row_operand(
+            d_ptr, columns, out, d_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE
+        )
+    if not ASYMMETRIC:
+        ta = block_operands(a_ptr, rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
         if PAIR:
-            tc = vertical_operands(c_ptr, rows, c_scale, c_centre, T_BORDER, MAP, DTYPE)
+            tc = block_operands(c_ptr, rows, c_scale, c_centre, T_BORDER, MAP, DTYPE)
 
-    first = segment * BLOCKS // SEGMENTS
-    last = (segment + 1) * BLOCKS // SEGMENTS
+    first_block = segment * BLOCKS // SEGMENTS
+    end_block = (segment + 1) * BLOCKS // SEGMENTS
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
         z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
         y_n = y_ptr + n * (y_stride_n * Y_STRIDES[0])
-        row = (first - 1) * BLOCK_H
+        row = (first_block - 1) * BLOCK_H
         z = load_rows(z_n, row, columns, Z_STRIDES, mask_c, ROW_BORDER, WRAP, MAP)
         u_above = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
         if PAIR:
@@ -106,22 +108,20 @@ def blur_kernel(
         u_at = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
         if PAIR:
             v_at = tl.dot(z, td, input_precision=PRECISION).to(DTYPE)
-        for block in range(first, last):
+        for block in range(first_block, end_block):
             row = block * BLOCK_H
             z = load_rows(z_n, row + BLOCK_H, columns, Z_STRIDES, mask_c, ROW_BORDER, WRAP, MAP)
             u_below = tl.dot(z, tb, input_precision=PRECISION).to(DTYPE)
-            if BY_POSITION:
-                ta = vertical_operands(a_ptr, row + rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
+            if ASYMMETRIC:
+                ta = block_operands(a_ptr, row + rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
             y = product3(ta, u_above, u_at, u_below, PRECISION)
             y = rescaled(y, a_scale * b_scale, DTYPE)
             u_above = u_at
             u_at = u_below
             if PAIR:
                 v_below = tl.dot(z, td, input_precision=PRECISION).to(DTYPE)
-                if BY_POSITION:
-                    tc = vertical_operands(
-                        c_ptr, row + rows, c_scale, c_centre, T_BORDER, MAP, DTYPE
-                    )
+                if ASYMMETRIC:
+                    tc = block_operands(c_ptr, row + rows, c_scale, c_centre, T_BORDER, MAP, DTYPE)
                 other = product3(tc, v_above, v_at, v_below, PRECISION)
                 y += rescaled(other, c_scale * d_scale, DTYPE)
                 v_above = v_at
@@ -139,6 +139,7 @@ def grad_kernel(
     da_ptr, db_ptr,
     N, C, splits,
     H: tl.constexpr, W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
+    ASYMMETRIC: tl.constexpr,
     NEED_DZ: tl.constexpr, NEED_DA: tl.constexpr, NEED_DB: tl.constexpr,
     PLANES: tl.constexpr, BLOCK_H: tl.constexpr, SEGMENTS: tl.constexpr,
     BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr, HALO: tl.constexpr,
@@ -150,10 +151,9 @@ def grad_kernel(
     MAP: tl.constexpr = (H, W, RADIUS, PLANES, BLOCK_H)
     BLOCKS: tl.constexpr = triton.cdiv(H, BLOCK_H)
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
-    COLUMN_BORDER: tl.constexpr = "band" if WRAP else BORDER
-    BY_POSITION: tl.constexpr = BORDER == "reflect" or BORDER == "replicate"
-    G_BORDER: tl.constexpr = "zeros" if BY_POSITION else BORDER
-    T_BORDER: tl.constexpr = BORDER if BY_POSITION else "band"
+    COLUMN_BORDER: tl.constexpr = BAND if WRAP else BORDER
+    G_BORDER: tl.constexpr = "zeros" if ASYMMETRIC else BORDER
+    T_BORDER: tl.constexpr = BORDER if ASYMMETRIC else BAND
     BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
     NEED_W: tl.constexpr = NEED_DZ or NEED_DB
 
@@ -173,14 +173,14 @@ def grad_kernel(
 
     rows = tl.arange(0, BLOCK_H)
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
-    own = columns_of((out >= start) & (out < end), PLANES)
-    mask_dz = mask_c & own
+    mask_own = columns_of((out >= start) & (out < end), PLANES)
+    mask_dz = mask_c & mask_own
 
-    a_scale, a_centre = table_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, _ = table_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    tb = across(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, True, PLANES, DTYPE)
-    if not BY_POSITION:
-        ta = vertical_operands(a_ptr, rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
+    a_scale, a_centre = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
+    b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    tb = row_operand(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, True, PLANES, DTYPE)
+    if not ASYMMETRIC:
+        ta = block_operands(a_ptr, rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
     if PLANES == 1:
         db = tl.zeros((BLOCK_W, OUT_W), tl.float32)
         da_at = tl.zeros((BLOCK_H, BLOCK_H), tl.float32)
@@ -190,14 +190,14 @@ def grad_kernel(
     da_above = tl.zeros_like(da_at)
     da_below = tl.zeros_like(da_at)
 
-    first = segment * BLOCKS // SEGMENTS
-    last = (segment + 1) * BLOCKS // SEGMENTS
+    first_block = segment * BLOCKS // SEGMENTS
+    end_block = (segment + 1) * BLOCKS // SEGMENTS
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
         g_n = g_ptr + n * (g_stride_n * G_STRIDES[0])
         z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
         dz_n = dz_ptr + n * (dz_stride_n * DZ_STRIDES[0])
-        row = (first - 1) * BLOCK_H
+        row = (first_block - 1) * BLOCK_H
         if NEED_W:
             g_above = load_rows(g_n, row, columns, G_STRIDES, mask_c, G_BORDER, WRAP, MAP)
         g = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES, mask_c, G_BORDER, WRAP, MAP)
@@ -206,21 +206,19 @@ def grad_kernel(
             u_above = tl.dot(z, transpose(tb), input_precision=PRECISION).to(DTYPE)
             z = load_rows(z_n, row + BLOCK_H, out, Z_STRIDES, mask_c, BORDER, False, MAP)
             u = tl.dot(z, transpose(tb), input_precision=PRECISION).to(DTYPE)
-        for block in range(first, last):
+        for block in range(first_block, end_block):
             row = block * BLOCK_H
-            real = rows_of(row + rows, PLANES) < H
+            mask_h = rows_of(row + rows, PLANES) < H
             g_below = load_rows(g_n, row + BLOCK_H, columns, G_STRIDES, mask_c, G_BORDER, WRAP, MAP)
             if NEED_DA:
                 z_below = load_rows(z_n, row + BLOCK_H, out, Z_STRIDES, mask_c, BORDER, False, MAP)
             else:
                 z = load_rows(z_n, row, out, Z_STRIDES, mask_c, "zeros", False, MAP)
             if NEED_W:
-                if BY_POSITION:
-                    ta = vertical_operands(
-                        a_ptr, row + rows, a_scale, a_centre, T_BORDER, MAP, DTYPE
-                    )
+                if ASYMMETRIC:
+                    ta = block_operands(a_ptr, row + rows, a_scale, a_centre, T_BORDER, MAP, DTYPE)
                 w = product3(ta, g_above, g, g_below, PRECISION)
-                w = tl.where(real, w, 0.0).to(DTYPE)
+                w = tl.where(mask_h, w, 0.0).to(DTYPE)
                 g_above = g
             if NEED_DZ:
                 dz = rescaled(tl.dot(w, tb, input_precision=PRECISION), a_scale * b_scale, DTYPE)
@@ -229,10 +227,10 @@ def grad_kernel(
                 db = tl.dot(transpose(w), z, db, input_precision=PRECISION)
             if NEED_DA:
                 u_below = tl.dot(z_below, transpose(tb), input_precision=PRECISION).to(DTYPE)
-                g_own = tl.where(real & own, g, 0.0)
-                da_above = tl.dot(g_own, transpose(u_above), da_above, input_precision=PRECISION)
-                da_at = tl.dot(g_own, transpose(u), da_at, input_precision=PRECISION)
-                da_below = tl.dot(g_own, transpose(u_below), da_below, input_precision=PRECISION)
+                g_masked = tl.where(mask_h & mask_own, g, 0.0)
+                da_above = tl.dot(g_masked, transpose(u_above), da_above, input_precision=PRECISION)
+                da_at = tl.dot(g_masked, transpose(u), da_at, input_precision=PRECISION)
+                da_below = tl.dot(g_masked, transpose(u_below), da_below, input_precision=PRECISION)
                 u_above = u
                 u = u_below
                 z = z_below
@@ -242,10 +240,10 @@ def grad_kernel(
     mask_n = mask_c & (n <= RADIUS)
     i = rows_of(rows, PLANES)
     if NEED_DA:
-        da = gathered(da_at, i + n, i + n < BLOCK_H)
-        da += gathered(da_below, i + n - BLOCK_H, i + n >= BLOCK_H)
-        da += gathered(da_at, i - n, (n > 0) & (i - n >= 0))
-        da += gathered(da_above, i - n + BLOCK_H, (n > 0) & (i - n < 0))
+        da = diagonal_sums(da_at, i + n, i + n < BLOCK_H)
+        da += diagonal_sums(da_below, i + n - BLOCK_H, i + n >= BLOCK_H)
+        da += diagonal_sums(da_at, i - n, (n > 0) & (i - n >= 0))
+        da += diagonal_sums(da_above, i - n + BLOCK_H, (n > 0) & (i - n < 0))
         tl.store(da_ptr + n, rescaled(da, b_scale, DTYPE), mask=mask_n)
     if NEED_DB:
         k = rows_of(columns, PLANES)

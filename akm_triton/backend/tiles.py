@@ -35,8 +35,8 @@ def transpose(x):
 
 
 @triton.jit
-def fold(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """Where the border rule finds a logical index: in [0, SIZE), whatever the distance."""
+def fold_index(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
+    """Where the border rule finds an index: in [0, SIZE), whatever the distance."""
     if BORDER == "zeros" or BORDER == "replicate":
         return tl.minimum(tl.maximum(index, 0), SIZE - 1)
     elif BORDER == "circular" or SIZE == 1:
@@ -72,16 +72,20 @@ def strip_columns(
     W: tl.constexpr, BLOCK_W: tl.constexpr, OUT_W: tl.constexpr, STEP_W: tl.constexpr,
     HALO: tl.constexpr, STRIPS: tl.constexpr,
 ):  # fmt: skip
-    """(columns read, columns computed, first and end of those written) of a strip."""
+    """(columns read, columns computed, start and end of those written) of a strip.
+
+    With OUT_W = BLOCK_W a strip computes every column that it reads and writes its own; with a
+    smaller OUT_W it computes its own alone, and begins to read HALO columns before them.
+    """
     if OUT_W == BLOCK_W:
         columns = strip * STEP_W + tl.arange(0, BLOCK_W)
-        first = tl.where(strip == 0, 0, strip * STEP_W + HALO)
-        last = tl.where(strip == STRIPS - 1, W, strip * STEP_W + HALO + STEP_W)
-        return columns, columns, first, last
+        start = tl.where(strip == 0, 0, strip * STEP_W + HALO)
+        end = tl.where(strip == STRIPS - 1, W, strip * STEP_W + HALO + STEP_W)
+        return columns, columns, start, end
     else:
-        first = strip * OUT_W
-        read = first - HALO + tl.arange(0, BLOCK_W)
-        return read, first + tl.arange(0, OUT_W), first, tl.minimum(first + OUT_W, W)
+        start = strip * OUT_W
+        read = start - HALO + tl.arange(0, BLOCK_W)
+        return read, start + tl.arange(0, OUT_W), start, tl.minimum(start + OUT_W, W)
 
 
 @triton.jit
@@ -89,8 +93,8 @@ def load_rows(
     ptr, first, columns, STRIDES: tl.constexpr, mask,
     BORDER: tl.constexpr, WRAP: tl.constexpr, MAP: tl.constexpr,
 ):  # fmt: skip
-    """A block of logical rows from ``first`` on, the border folded in along the rows ("zeros":
-    zeros outside) and, with WRAP, around the columns."""
+    """A block of rows from ``first`` on. Rows outside the map are those that the border rule finds
+    inside it, or zeros; with WRAP, columns wrap around."""
     H: tl.constexpr = MAP[0]
     W: tl.constexpr = MAP[1]
     RADIUS: tl.constexpr = MAP[2]
@@ -100,7 +104,7 @@ def load_rows(
     STRIDE_W: tl.constexpr = STRIDES[3]
     rows = first + tl.arange(0, BLOCK_H)
     if WRAP:
-        columns = fold(columns, W, "circular")
+        columns = fold_index(columns, W, "circular")
     l = columns_of(columns, PLANES)
     mask &= (l >= 0) & (l < W)
     if H * STRIDE_H + W * STRIDE_W >= 2**31:
@@ -108,17 +112,17 @@ def load_rows(
         l = l.to(tl.int64)
     ptr += l * STRIDE_W
     if BORDER == "zeros":
-        i = rows_of(rows, PLANES)
-        return tl.load(ptr + i * STRIDE_H, mask=mask & (i >= 0) & (i < H), other=0.0)
-    seen = mask & rows_of((rows >= -RADIUS) & (rows < H + RADIUS), PLANES)
-    i = rows_of(fold(rows, H, BORDER), PLANES)
+        j = rows_of(rows, PLANES)
+        return tl.load(ptr + j * STRIDE_H, mask=mask & (j >= 0) & (j < H), other=0.0)
+    mask_rows = mask & rows_of((rows >= -RADIUS) & (rows < H + RADIUS), PLANES)
+    j = rows_of(fold_index(rows, H, BORDER), PLANES)
     if STRIDE_H == 1:  # a folded index hides from the compiler that rows are contiguous
         if (first >= 0) & (first + BLOCK_H <= H):
             tile = tl.load(ptr + rows_of(rows, PLANES), mask=mask, other=0.0)
         else:
-            tile = tl.load(ptr + i, mask=seen, other=0.0)
+            tile = tl.load(ptr + j, mask=mask_rows, other=0.0)
     else:
-        tile = tl.load(ptr + i * STRIDE_H, mask=seen, other=0.0)
+        tile = tl.load(ptr + j * STRIDE_H, mask=mask_rows, other=0.0)
     return tile
 
 

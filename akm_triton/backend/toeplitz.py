@@ -1,68 +1,70 @@
-"""T of a tap table as the matrix products take it, and ∂F/∂table of ∂F/∂T.
+"""The banded Toeplitz matrix T of some taps, as matrix products take it, and ∂F/∂taps of ∂F/∂T.
 
-A tile is (PLANES, rows, columns); with PLANES = 1 the first axis is dropped, because the widest
-tensor-core instructions take two axes only.
+Rounding. In half precision T is scaled by the power of two that brings its largest tap near 1, so
+that no cotangent over- or underflows, and rounded. The rounding error of the side taps is added to
+the centre tap, so that a row of T keeps its sum, and a constant map is reproduced exactly. Where T
+is the band alone the error is the same in every row (``taps_rounding``); with a border folded in it
+differs, and is summed row by row (``rounded_rows``). float32 needs none of this.
 """
 
 import triton
 import triton.language as tl
 
-from akm_triton.backend.tiles import columns_of, fold, rows_of
+from akm_triton.backend.tiles import columns_of, fold_index, rows_of
+
+BAND: tl.constexpr = tl.constexpr("band")
+"""In the place of a border: T is the band of its taps, and borders are folded in elsewhere."""
 
 
 @triton.jit
-def tap(table_ptr, n, RADIUS: tl.constexpr):
+def tap(taps_ptr, n, RADIUS: tl.constexpr):
     """The tap at distance n, zero beyond the window."""
     n = tl.abs(n)
-    return tl.load(table_ptr + n, mask=n <= RADIUS, other=0.0)
+    return tl.load(taps_ptr + n, mask=n <= RADIUS, other=0.0)
 
 
 @triton.jit
-def toeplitz(table_ptr, i, j, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr):
-    """T[i, j]: the taps of every image of input j that output i sees. BORDER "band": no images."""
-    t = tap(table_ptr, i - j, RADIUS)
+def toeplitz(taps_ptr, i, j, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr):
+    """T[i, j]: the sum of the taps at which output i reads input j, directly or past a border."""
+    t = tap(taps_ptr, i - j, RADIUS)
     if BORDER == "replicate":
         for n in range(1, RADIUS + 1):
             beyond = ((j == 0) & (n > i)).to(tl.float32) + (
                 (j == SIZE - 1) & (n > SIZE - 1 - i)
             ).to(tl.float32)
-            t += tl.load(table_ptr + n) * beyond
+            t += tl.load(taps_ptr + n) * beyond
     elif BORDER == "circular" or (BORDER == "reflect" and SIZE == 1):
         for m in range(1, (RADIUS + SIZE - 1) // SIZE + 1):
-            t += tap(table_ptr, i - j - m * SIZE, RADIUS) + tap(table_ptr, i - j + m * SIZE, RADIUS)
+            t += tap(taps_ptr, i - j - m * SIZE, RADIUS) + tap(taps_ptr, i - j + m * SIZE, RADIUS)
     elif BORDER == "symmetric":
         for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE) + 1):
-            t += tap(table_ptr, i - j - 2 * m * SIZE, RADIUS)
-            t += tap(table_ptr, i - j + 2 * m * SIZE, RADIUS)
+            t += tap(taps_ptr, i - j - 2 * m * SIZE, RADIUS)
+            t += tap(taps_ptr, i - j + 2 * m * SIZE, RADIUS)
         for m in range(0, (RADIUS - 1) // (2 * SIZE) + 1):
-            t += tap(table_ptr, i + j + 1 + 2 * m * SIZE, RADIUS)
-            t += tap(table_ptr, i + j + 1 - 2 * (m + 1) * SIZE, RADIUS)
+            t += tap(taps_ptr, i + j + 1 + 2 * m * SIZE, RADIUS)
+            t += tap(taps_ptr, i + j + 1 - 2 * (m + 1) * SIZE, RADIUS)
     elif BORDER == "reflect":
         inner = (j > 0) & (j < SIZE - 1)  # the two end samples are not mirrored
         for m in range(1, (RADIUS + SIZE - 1) // (2 * SIZE - 2) + 1):
-            t += tap(table_ptr, i - j - m * (2 * SIZE - 2), RADIUS)
-            t += tap(table_ptr, i - j + m * (2 * SIZE - 2), RADIUS)
+            t += tap(taps_ptr, i - j - m * (2 * SIZE - 2), RADIUS)
+            t += tap(taps_ptr, i - j + m * (2 * SIZE - 2), RADIUS)
         for m in range(0, RADIUS // (2 * SIZE - 2) + 1):
-            t += tl.where(inner, tap(table_ptr, i + j + m * (2 * SIZE - 2), RADIUS), 0.0)
-            t += tl.where(inner, tap(table_ptr, i + j - (m + 1) * (2 * SIZE - 2), RADIUS), 0.0)
+            t += tl.where(inner, tap(taps_ptr, i + j + m * (2 * SIZE - 2), RADIUS), 0.0)
+            t += tl.where(inner, tap(taps_ptr, i + j - (m + 1) * (2 * SIZE - 2), RADIUS), 0.0)
     inside = (i >= 0) & (i < SIZE) & (j >= 0) & (j < SIZE)
-    if BORDER == "band":
+    if BORDER == BAND:
         return t
     else:
         return tl.where(inside, t, 0.0)
 
 
 @triton.jit
-def table_rounding(table_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr):
-    """(scale, centre): what keeps a table true when its Toeplitz matrix is rounded to DTYPE.
-
-    scale is the power of two that brings the largest tap near 1, so no cotangent over- or
-    underflows; centre is what the side taps lose in rounding, given back to the centre tap, so the
-    DC gain is that of the table to one rounding.
-    """
+def taps_rounding(taps_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr):
+    """(scale, centre): the power of two that brings the largest tap near 1, and the error of the
+    side taps where they are scaled and rounded to DTYPE."""
     BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
     n = columns_of(tl.arange(0, BLOCK_R), PLANES)
-    taps = tl.load(table_ptr + n, mask=n <= RADIUS, other=0.0)
+    taps = tl.load(taps_ptr + n, mask=n <= RADIUS, other=0.0)
     AXIS: tl.constexpr = len(taps.shape) - 1
     peak = tl.maximum(tl.max(tl.abs(taps), AXIS, keep_dims=True), 1e-30)
     scale = tl.exp2(tl.ceil(tl.log2(peak)))
@@ -72,8 +74,8 @@ def table_rounding(table_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE:
 
 
 @triton.jit
-def operand(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
-    """A block of T as the dots take it: scaled and rounded to DTYPE (exact for float32)."""
+def rounded(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
+    """A block of the band, scaled and rounded to DTYPE; exact for float32."""
     if DTYPE == tl.float32:
         return t
     else:
@@ -81,9 +83,9 @@ def operand(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def whole_operand(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr):
-    """As ``operand`` for the whole of T, where folded borders change what a row loses: AXIS -1 or
-    -2 is the one that a product sums over."""
+def rounded_rows(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr):
+    """The whole of T, scaled and rounded to DTYPE; exact for float32. The product sums over AXIS,
+    -1 or -2."""
     if DTYPE == tl.float32:
         return t
     else:
@@ -94,18 +96,18 @@ def whole_operand(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr
 
 
 @triton.jit
-def vertical_operands(
+def block_operands(
     a_ptr, rows, scale, centre, BORDER: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """What a block of output rows takes from the block (above, at, below) it. BORDER "band" is
-    T(a) over logical rows, anything else T(a)ᵀ by position."""
+    """The three blocks of T(a) for a block of output rows: what it takes from the block above it,
+    from its own and from the one below. With a border instead of BAND, those of T(a)ᵀ."""
     H: tl.constexpr = MAP[0]
     RADIUS: tl.constexpr = MAP[2]
     PLANES: tl.constexpr = MAP[3]
     BLOCK_H: tl.constexpr = MAP[4]
     i = rows_of(rows, PLANES)
     j = columns_of(rows, PLANES)
-    if BORDER == "band":
+    if BORDER == BAND:
         above = toeplitz(a_ptr, i, j - BLOCK_H, H, RADIUS, BORDER)
         at = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
         below = toeplitz(a_ptr, i, j + BLOCK_H, H, RADIUS, BORDER)
@@ -114,14 +116,14 @@ def vertical_operands(
         at = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
         below = toeplitz(a_ptr, j + BLOCK_H, i, H, RADIUS, BORDER)
     return (
-        operand(above, False, scale, centre, DTYPE),
-        operand(at, i == j, scale, centre, DTYPE),
-        operand(below, False, scale, centre, DTYPE),
+        rounded(above, False, scale, centre, DTYPE),
+        rounded(at, i == j, scale, centre, DTYPE),
+        rounded(below, False, scale, centre, DTYPE),
     )
 
 
 @triton.jit
-def gathered(d, index, valid):
+def diagonal_sums(d, index, valid):
     """sum over rows i of d[i, index[i, n]] where valid: (..., 1, taps)."""
     AXIS: tl.constexpr = len(d.shape) - 1
     index = tl.minimum(tl.maximum(index, 0), d.shape[AXIS] - 1)
@@ -131,24 +133,26 @@ def gathered(d, index, valid):
 
 
 @triton.jit
-def tap_sums(d, i, n, start, first, last, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """∂F/∂table from d = ∂F/∂T, whose rows are outputs i and whose columns are inputs from start
-    on: sum d over the entries that tap n touches, of inputs in [first, last)."""
-    real = (i >= 0) & (i < SIZE)
-    if BORDER == "band":
-        plus, minus, real_plus, real_minus = i + n, i - n, n >= 0, n > 0
+def tap_sums(d, i, n, origin, start, end, SIZE: tl.constexpr, BORDER: tl.constexpr):
+    """∂F/∂taps from d = ∂F/∂T, whose rows are outputs i and whose columns are inputs from
+    ``origin`` on: the sum of d where tap n stands, for inputs in [start, end)."""
+    if BORDER == BAND:
+        after, before, mask_after, mask_before = i + n, i - n, n >= 0, n > 0
     else:
-        plus, minus = fold(i + n, SIZE, BORDER), fold(i - n, SIZE, BORDER)
-        real_plus, real_minus = real, real & (n > 0)
+        after, before = fold_index(i + n, SIZE, BORDER), fold_index(i - n, SIZE, BORDER)
+        mask_after = (i >= 0) & (i < SIZE)
+        mask_before = mask_after & (n > 0)
         if BORDER == "zeros":
-            real_plus &= i + n < SIZE
-            real_minus &= i - n >= 0
-    sums = gathered(d, plus - start, real_plus & (plus >= first) & (plus < last))
-    return sums + gathered(d, minus - start, real_minus & (minus >= first) & (minus < last))
+            mask_after &= i + n < SIZE
+            mask_before &= i - n >= 0
+    sums = diagonal_sums(d, after - origin, mask_after & (after >= start) & (after < end))
+    return sums + diagonal_sums(
+        d, before - origin, mask_before & (before >= start) & (before < end)
+    )
 
 
 @triton.jit
-def across(
+def row_operand(
     b_ptr, read, out, scale,
     W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
     PLANES: tl.constexpr, DTYPE: tl.constexpr,
@@ -159,11 +163,11 @@ def across(
         t = toeplitz(b_ptr, l, k, W, RADIUS, BORDER)
     else:
         t = toeplitz(b_ptr, k, l, W, RADIUS, BORDER)
-    return whole_operand(t, l == k, scale, -2, DTYPE)
+    return rounded_rows(t, l == k, scale, -2, DTYPE)
 
 
 @triton.jit
-def down(
+def column_operand(
     a_ptr, rows, scale,
     H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
     PLANES: tl.constexpr, DTYPE: tl.constexpr,
@@ -174,12 +178,12 @@ def down(
         t = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
     else:
         t = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
-    return whole_operand(t, i == j, scale, -1, DTYPE)
+    return rounded_rows(t, i == j, scale, -1, DTYPE)
 
 
 @triton.jit
 def rescaled(y, scale, DTYPE: tl.constexpr):
-    """A product of operands that carry ``scale``: exact operands carry none."""
+    """A product of operands whose scales multiply to ``scale``; those of float32 have none."""
     if DTYPE == tl.float32:
         return y
     else:

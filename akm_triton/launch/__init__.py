@@ -1,5 +1,6 @@
-"""What a launch looks like, decided before anything is launched and without torch.
+"""What a launch is told, decided before anything is launched.
 
-``problem`` says what is asked, ``plan`` what is answered; ``rule`` always has an answer, ``store``
-keeps measured ones on disk, and ``choice`` looks them up: cache, shipped table, rule.
+``problem`` and ``device`` are the question, ``plan`` the answer. ``rule`` has an answer for every
+question, ``store`` keeps measured ones on disk, and ``choice`` looks them up: in the user's cache,
+then among the plans shipped for the device, then by the rule.
 """

@@ -1,4 +1,5 @@
-"""The plan for a problem: the cache's, else the shipped table's, else the rule's."""
+"""The plan for a problem: from the user's cache, else the plans shipped for the device, else the
+rule."""
 
 from __future__ import annotations
 
@@ -6,49 +7,49 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from akm_triton.launch import store
-from akm_triton.launch.plan import Plan, from_json
-from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.device import Device
+from akm_triton.launch.plan import Grid, Plan, from_json, grids
+from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     plan: Plan
+    grids: tuple[Grid, ...]
+    """The plan's launches, ready to run."""
     origin: str
-    """"cache", "table" or "rule"."""
+    """"cache", "shipped" or "rule"."""
 
 
 _tuned: dict[Device, store.Entries] = {}
-observers: list[Callable[[Problem, Device, Any, bool], object]] = []
-"""Called with each problem before it is launched, its device as torch names it, and whether a graph
-is being traced. The tuner listens here; nothing below it knows of it."""
-_generation = 0
 
-
-def generation() -> int:
-    """Changes when a choice may: what keeps choices of its own keeps them with this number."""
-    return _generation
+Observer = Callable[[Problem, Device, torch.device, bool], object]
+observers: list[Observer] = []
+"""Called before each launch with its problem, its device in our words and in torch's, and whether a
+graph is being traced. The tuner listens here: what runs a launch does not know of it."""
 
 
 @functools.lru_cache(maxsize=4096)
 def choose(problem: Problem, device: Device) -> Choice:
-    """Look up the problem, never measure it."""
-    for origin, entries in (("cache", cached(device)), ("table", _table(device))):
+    """Look the problem up; nothing is measured."""
+    for origin, entries in (("cache", cached(device)), ("shipped", _shipped(device))):
         entry = entries.get(problem.key)
         if entry is None:
             continue
         try:
-            return Choice(from_json(entry.get("plan"), problem), origin)
+            plan = from_json(entry.get("plan"), problem)
+            return Choice(plan, grids(plan, problem, device), origin)
         except ValueError as error:
             warnings.warn(
-                f"the tuning {origin}'s entry {problem.key!r} is passed over: {error}",
-                stacklevel=2,
+                f"the {origin} plan of {problem.key!r} is passed over: {error}", stacklevel=2
             )
-    return Choice(rule(problem, device), "rule")
+    plan = rule(problem, device)
+    return Choice(plan, grids(plan, problem, device), "rule")
 
 
 def cached(device: Device) -> store.Entries:
@@ -58,46 +59,41 @@ def cached(device: Device) -> store.Entries:
     return _tuned[device]
 
 
-@functools.cache
-def _table(device: Device) -> store.Entries:
-    return store.table(device)
+_shipped = functools.cache(store.shipped)
 
 
-def keep(device: Device, entries: dict[str, dict[str, Any]]) -> None:
+def commit(device: Device, entries: dict[str, dict[str, Any]]) -> None:
     """Use these entries from now on, here and in later processes."""
     cached(device).update(entries)
-    forget()
+    choose.cache_clear()
     store.add(device, entries)
 
 
 def reload(device: Device) -> store.Entries:
     """Read the cache again, for what other processes have added."""
-    mine = _tuned.pop(device, {})
-    _tuned[device] = {**mine, **store.read(device)}
-    forget()
+    own = _tuned.pop(device, {})
+    _tuned[device] = {**own, **store.read(device)}
+    choose.cache_clear()
     return _tuned[device]
 
 
-def forget(everything: bool = False) -> None:
-    """Look up anew at the next call; with ``everything`` read the cache anew too."""
-    global _generation
-    _generation += 1
+def forget() -> None:
+    """Read every file again at the next call."""
+    _tuned.clear()
+    _shipped.cache_clear()
     choose.cache_clear()
-    if everything:
-        _tuned.clear()
-        _table.cache_clear()
 
 
 @contextmanager
-def recorded() -> Iterator[dict[Problem, Device]]:
+def record() -> Iterator[dict[Problem, Device]]:
     """The problems that are launched within."""
-    record: dict[Problem, Device] = {}
+    launched: dict[Problem, Device] = {}
 
-    def observe(problem: Problem, device: Device, where: Any, tracing: bool) -> None:
-        record[problem] = device
+    def observe(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
+        launched[problem] = device
 
     observers.append(observe)
     try:
-        yield record
+        yield launched
     finally:
         observers.remove(observe)

@@ -1,20 +1,21 @@
-"""What a choice answers: the launches of an op, and how each cuts its maps into programs."""
+"""A plan: the launches of an op, and how each shares its maps among programs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.device import Device
+from akm_triton.launch.problem import Problem
 
 
 @dataclass(frozen=True)
 class Config:
-    """How one launch cuts (C, H, W) into programs, see backend/tiles.py.
+    """How one launch shares (C, H, W) among programs, see backend/tiles.py.
 
-    A program owns ``planes`` channels, one of ``strips`` column strips and one of ``segments`` runs
-    of row blocks of ``block_h`` rows; it walks over its split of the batch. A strip reads a window
-    of ``block_w`` columns and computes ``out_w``; windows are ``step_w`` apart.
+    A program has ``planes`` channels, one of ``strips`` strips of columns and one of ``segments``
+    runs of row blocks of ``block_h`` rows; it goes through its split of the batch. A strip reads
+    ``block_w`` columns and computes ``out_w``; strips are ``step_w`` columns apart.
     """
 
     planes: int
@@ -24,11 +25,11 @@ class Config:
     strips: int
     step_w: int
     halo: int
-    warps: int
+    num_warps: int
     segments: int = 1
-    stages: int = 2
-    waves: int = 8
-    """Programs a multiprocessor gets, at which the batch is split no further."""
+    num_stages: int = 2
+    occupancy: int = 8
+    """Programs per multiprocessor beyond which the batch is split no further."""
     precision: str = "tf32x3"
     """How matrix products keep the accuracy of float32; half precision needs no such care."""
 
@@ -36,14 +37,15 @@ class Config:
         return self.strips * self.segments * -(-channels // self.planes)
 
     def splits(self, problem: Problem, device: Device) -> int:
-        """Shares of the batch: ``waves`` programs a multiprocessor, yet sixteen images a program to
-        pay for its operands and partials, yet two waves before that. One an image where a table
-        belongs to the sample."""
+        """Shares of the batch. Enough for ``occupancy`` programs per multiprocessor, but no program
+        gets fewer than sixteen images, which pay for its operands and partial sums, unless there
+        would be less than two programs per multiprocessor. With taps for each sample, one share for
+        each image."""
         if problem.per_sample:
             return problem.n
         programs = self.programs(problem.c)
-        waves = min(-(-self.waves * device.multiprocessors // programs), -(-problem.n // 16))
-        return max(1, min(problem.n, max(waves, -(-2 * device.multiprocessors // programs))))
+        most = min(-(-self.occupancy * device.multiprocessors // programs), -(-problem.n // 16))
+        return max(1, min(problem.n, max(most, -(-2 * device.multiprocessors // programs))))
 
     def streams(self, problem: Problem) -> bool:
         """Whether blocks of rows go by, rather than whole columns staying on chip."""
@@ -51,7 +53,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Pass:
+class Launch:
     """One launch: what it writes (dz alone is a blur, adjoint in a gradient), and whether rows and
     columns, and with them a and b, change places, which makes ∂F/∂a of ∂F/∂b."""
 
@@ -69,30 +71,71 @@ class Pass:
         return problem.transposed if self.transposed else problem
 
 
-Plan = tuple[Pass, ...]
+Plan = tuple[Launch, ...]
 """The launches of an op, in order."""
 
 
+class Grid(NamedTuple):
+    """A launch, ready to run: everything it is told besides its tensors."""
+
+    launch: Launch
+    problem: Problem
+    """Transposed where the launch is."""
+    programs: int
+    splits: int
+    """Shares of the batch."""
+    constants: dict[str, Any]
+    """Compile-time arguments of the kernel."""
+
+
+def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
+    return tuple(_grid(launch, launch.problem(problem), device) for launch in plan)
+
+
+def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
+    cfg = launch.config
+    splits = cfg.splits(problem, device)
+    constants: dict[str, Any] = dict(
+        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
+        PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
+        BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
+        PRECISION="ieee" if problem.is_16bit else cfg.precision,
+        num_warps=cfg.num_warps, num_stages=cfg.num_stages,
+    )  # fmt: skip
+    if cfg.streams(problem):
+        constants |= dict(ASYMMETRIC=problem.asymmetric)
+    if launch.da or launch.db:
+        constants |= dict(
+            NEED_DZ=launch.dz,
+            NEED_DA=launch.da and not launch.transposed,
+            NEED_DB=launch.db or launch.transposed,
+        )
+    return Grid(launch, problem, cfg.programs(problem.c) * splits, splits, constants)
+
+
 def tile(
-    problem: Problem, planes: int, block_h: int, block_w: int, warps: int,
-    out_w: int | None = None, **more: Any,
+    problem: Problem, shape: tuple[int, int, int], *, num_warps: int, out_w: int | None = None,
+    **more: Any,
 ) -> Config:  # fmt: skip
-    """The Config of these blocks, no larger than the map: whole where the map fits ``out_w``
-    columns, else strips. Without ``out_w`` a strip computes its whole window, which reads least.
+    """The Config of tiles of this shape, no larger than the map: whole where the map fits ``out_w``
+    columns, else strips. Without ``out_w`` a strip computes all columns it reads, so that it reads
+    least.
 
     Args:
-        more: the fields of Config that are free: segments, stages, waves, precision.
+        shape: planes, rows and columns: (planes, block_h, block_w).
+        more: the fields of Config that are free: segments, num_stages, occupancy, precision.
 
     Raises:
         ValueError: the blocks cannot hold what a window of this radius needs.
     """
+    planes, block_h, block_w = shape
     w, radius = problem.w, problem.radius
     block_h = min(block_h, _power_of_two(problem.h))
     if problem.h > block_h < radius:
         raise ValueError(f"a block of {block_h} rows holds no halo of {radius}")
     if w <= (out_w or block_w):
         block_w = min(block_w, _power_of_two(w))
-        return Config(planes, block_h, block_w, block_w, 1, block_w, 0, warps, **more)
+        return Config(planes, block_h, block_w, block_w, 1, block_w, 0, num_warps, **more)
     halo = -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
     if out_w is None:
         if problem.border == "circular":
@@ -104,7 +147,7 @@ def tile(
         strips = -(-w // out_w)
     if step <= 0:
         raise ValueError(f"a window of {block_w} columns is too narrow for radius {radius}")
-    return Config(planes, block_h, block_w, out_w or block_w, strips, step, halo, warps, **more)
+    return Config(planes, block_h, block_w, out_w or block_w, strips, step, halo, num_warps, **more)
 
 
 def _power_of_two(n: int) -> int:
@@ -122,38 +165,40 @@ def segmented(cfg: Config, problem: Problem, device: Device) -> Config:
 def to_json(plan: Plan) -> list[dict[str, Any]]:
     """What ``from_json`` needs: the free numbers, for the others follow from the problem."""
     free = (
-        "planes", "block_h", "block_w", "out_w", "warps", "segments", "stages", "waves", "precision"
+        "planes", "block_h", "block_w", "out_w", "num_warps", "segments", "num_stages", "occupancy",
+        "precision",
     )  # fmt: skip
     return [
         {
-            "outputs": list(step.outputs),
-            "transposed": step.transposed,
-            **{name: getattr(step.config, name) for name in free},
+            "outputs": list(launch.outputs),
+            "transposed": launch.transposed,
+            **{name: getattr(launch.config, name) for name in free},
         }
-        for step in plan
+        for launch in plan
     ]
 
 
-def from_json(found: Any, problem: Problem) -> Plan:
+def from_json(record: Any, problem: Problem) -> Plan:
     """The plan that ``to_json`` wrote.
 
     Raises:
         ValueError: it is no plan for this problem.
     """
     try:
-        plan = tuple(_pass(dict(step), problem) for step in found)
+        plan = tuple(_launch(dict(launch), problem) for launch in record)
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a plan: {error!r}") from error
     check(plan, problem)
     return plan
 
 
-def _pass(step: dict[str, Any], problem: Problem) -> Pass:
-    outputs, transposed = step.pop("outputs"), bool(step.pop("transposed"))
-    if step["out_w"] == step["block_w"]:
-        step["out_w"] = None
-    problem = problem.transposed if transposed else problem
-    return Pass(tile(problem, **step), transposed=transposed, **dict.fromkeys(outputs, True))
+def _launch(record: dict[str, Any], problem: Problem) -> Launch:
+    outputs, transposed = record.pop("outputs"), bool(record.pop("transposed"))
+    if record["out_w"] == record["block_w"]:
+        record["out_w"] = None
+    shape = record.pop("planes"), record.pop("block_h"), record.pop("block_w")
+    config = tile(problem.transposed if transposed else problem, shape, **record)
+    return Launch(config, transposed=transposed, **dict.fromkeys(outputs, True))
 
 
 def check(plan: Plan, problem: Problem) -> None:
@@ -162,24 +207,25 @@ def check(plan: Plan, problem: Problem) -> None:
     Raises:
         ValueError: says what is wrong.
     """
-    written = [name for step in plan for name in step.outputs]
+    written = [name for launch in plan for name in launch.outputs]
     if sorted(written) != sorted(problem.outputs):
         raise ValueError(f"{problem.op} writes {problem.outputs}, the plan {tuple(written)}")
-    for step in plan:
-        cfg, cut = step.config, step.problem(problem)
-        for name in ("planes", "block_h", "block_w", "out_w", "warps"):
+    for launch in plan:
+        cfg, own = launch.config, launch.problem(problem)
+        for name in ("planes", "block_h", "block_w", "out_w", "num_warps"):
             value = getattr(cfg, name)
             if not isinstance(value, int) or value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, got {value!r}")
         if min(cfg.block_h, cfg.block_w, cfg.out_w) < 16:
             raise ValueError("matrix products take blocks of 16 and more")
-        if not 1 <= cfg.segments <= max(1, -(-cut.h // cfg.block_h)):
-            raise ValueError(f"{cfg.segments} segments of {-(-cut.h // cfg.block_h)} row blocks")
-        if not 1 <= cfg.stages <= 8 or not 1 <= cfg.waves <= 64 or cfg.warps > 32:
-            raise ValueError(f"stages {cfg.stages}, waves {cfg.waves} or warps {cfg.warps}")
+        if not 1 <= cfg.segments <= max(1, -(-own.h // cfg.block_h)):
+            raise ValueError(f"{cfg.segments} segments of {-(-own.h // cfg.block_h)} row blocks")
+        for name, most in (("num_stages", 8), ("occupancy", 64), ("num_warps", 32)):
+            if not 1 <= getattr(cfg, name) <= most:
+                raise ValueError(f"{name} must be 1 to {most}, got {getattr(cfg, name)!r}")
         if cfg.precision not in ("tf32x3", "bf16x6", "ieee"):
             raise ValueError(f"precision {cfg.precision!r} loses the accuracy of float32")
-        if step.da and not step.transposed and cfg.out_w != cfg.block_w:
+        if launch.da and not launch.transposed and cfg.out_w != cfg.block_w:
             raise ValueError("∂F/∂a needs whole windows; transposed it is ∂F/∂b")
-        if step.transposed and (step.dz or step.db):
-            raise ValueError("a transposed pass writes ∂F/∂a alone")
+        if launch.transposed and (launch.dz or launch.db):
+            raise ValueError("a transposed launch writes ∂F/∂a alone")

@@ -1,4 +1,4 @@
-"""Plans on disk: the user's cache, which outlives any crash, and the tables that are shipped.
+"""Plans on disk: the user's cache, which outlives any crash, and the plans that are shipped.
 
 A file belongs to one environment: device, capability, Triton, this package and the source of its
 kernels, for a plan is worth what it was measured with. Writers hold a lock, read what is there, add
@@ -21,19 +21,19 @@ from typing import Any
 
 from akm_triton._version import __version__
 from akm_triton.files import replace_text, slug
-from akm_triton.launch.problem import Device
+from akm_triton.launch.device import Device
 
 try:
     import fcntl
 except ImportError:  # no such lock there, and no Triton
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 1
-TABLES = Path(__file__).parent / "tables"
+FORMAT = 2
+SHIPPED = Path(__file__).parent / "shipped"
 KERNELS = Path(__file__).parent.parent / "backend"
 
 Entries = dict[str, dict[str, Any]]
-"""Problem.key → {"plan", "seconds", "rule_seconds"}."""
+"""Problem.key → {"plan", "seconds", "rule_seconds", "clock"}."""
 
 
 def folder() -> Path:
@@ -182,7 +182,7 @@ def clear() -> int:
     return count
 
 
-def table(device: Device, root: Path = TABLES) -> Entries:
+def shipped(device: Device, root: Path = SHIPPED) -> Entries:
     """The entries shipped for this device, empty where there are none for these kernels."""
     path = root / f"{slug(device.name)}.json"
     try:

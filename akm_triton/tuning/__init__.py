@@ -1,4 +1,6 @@
-"""Measuring plans, above everything that runs: ``space`` and ``cost`` propose candidates in the
-order of a model, ``compiler`` reads their machine code, ``workload`` runs and checks them,
-``clock`` times them, ``tuner`` keeps the best; ``session`` is ``akm_triton.tune`` and autotuning.
+"""Measuring plans. This room is above everything that runs, and nothing that runs imports it.
+
+``space`` and ``cost`` propose candidates, the likely fastest first; ``compiler`` reads their
+machine code, ``workload`` runs and checks them, ``clock`` times them, ``tuner`` keeps the best.
+``session`` is ``akm_triton.tune`` and ``AKM_AUTOTUNE``.
 """

@@ -10,8 +10,9 @@ import torch
 
 from akm_triton.borders import BORDERS
 from akm_triton.launch import choice, store
+from akm_triton.launch.device import H200, Device
 from akm_triton.launch.plan import to_json
-from akm_triton.launch.problem import H200, MAX_RADIUS, OPS, Device, Problem
+from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.tuning.cost import cost
 
 
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 def _device() -> Device:
     """The first GPU, or an H200 where there is none."""
     if torch.cuda.is_available():
-        from akm_triton.backend.triton import describe
+        from akm_triton.launch.device import describe
 
         return describe(torch.device("cuda", 0))
     print("no GPU here; as on an NVIDIA H200:")
@@ -61,10 +62,10 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             print(f"  {mine:.1f} µs measured, {rules:.1f} µs by the rule")
         model = cost(chosen.plan, problem, device)
         print(f"  the model says {1e6 * model.seconds:.1f} µs, {model.dram_bytes / 1e6:.1f} MB")
-        for step, numbers in zip(chosen.plan, to_json(chosen.plan), strict=True):
-            cfg = step.config
+        for launch, numbers in zip(chosen.plan, to_json(chosen.plan), strict=True):
+            cfg = launch.config
             print(
-                f"  {' '.join(step.outputs)}: {json.dumps(numbers)}, "
+                f"  {' '.join(launch.outputs)}: {json.dumps(numbers)}, "
                 f"{cfg.strips} strips, {cfg.splits(problem, device)} splits of the batch"
             )
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
+from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Plan
-from akm_triton.launch.problem import Device
 from akm_triton.tuning.cost import cost
 from akm_triton.tuning.workload import Workload
 

@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 _TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
 
-class Launch:
+class KernelCall:
     """A kernel with its arguments, as ``backend.triton.launching`` hands them over."""
 
     def __init__(self, kernel: Any, *args: Any, **constants: Any) -> None:
@@ -46,31 +46,31 @@ class _Source(ASTSource):
             return super().make_ir(*args, **kwargs)
 
 
-def source(launch: Launch) -> Any:
+def source(call: KernelCall) -> Any:
     """Built exactly as Triton's launcher builds it, so that both share a cache entry."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for i, name in enumerate(launch.kernel.arg_names):
-        value = launch.arguments[name]
+    for i, name in enumerate(call.kernel.arg_names):
+        value = call.arguments[name]
         attributes[(i,)] = []
         if isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]
-        elif launch.kernel.params[i].is_constexpr or value == 1:
+        elif call.kernel.params[i].is_constexpr or value == 1:
             signature[name] = "constexpr"
             constants[name] = value
         else:
             signature[name] = "i32"
             if value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
-    return _Source(launch.kernel, signature, constants, attributes)
+    return _Source(call.kernel, signature, constants, attributes)
 
 
-def compile_launch(launch: Launch, capability: int) -> Any:
+def compile_call(call: KernelCall, capability: int) -> Any:
     """What the launcher would compile on a device of this capability."""
     return triton.compile(
-        source(launch), target=GPUTarget("cuda", capability, 32), options=dict(launch.options)
+        source(call), target=GPUTarget("cuda", capability, 32), options=dict(call.options)
     )
 
 

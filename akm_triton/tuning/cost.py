@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from akm_triton.launch.plan import Config, Pass, Plan
-from akm_triton.launch.problem import Device, Problem
+from akm_triton.borders import SELF_ADJOINT
+from akm_triton.launch.device import Device
+from akm_triton.launch.plan import Config, Launch, Plan
+from akm_triton.launch.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Cost:
 
 def cost(plan: Plan, problem: Problem, device: Device) -> Cost:
     """Of all launches of the plan."""
-    each = [_pass(step, problem, device) for step in plan]
+    each = [_cost(launch, problem, device) for launch in plan]
     return Cost(
         sum(x.dram_bytes for x in each),
         sum(x.requested_bytes for x in each),
@@ -90,25 +92,25 @@ def cost(plan: Plan, problem: Problem, device: Device) -> Cost:
     )
 
 
-def _pass(step: Pass, whole: Problem, device: Device) -> Cost:
-    cfg, problem, roof = step.config, step.problem(whole), roof_of(device)
+def _cost(launch: Launch, asked: Problem, device: Device) -> Cost:
+    cfg, problem, roof = launch.config, launch.problem(asked), roof_of(device)
     images = problem.n * problem.c
     plane = problem.h * problem.w
-    gradient = step.da or step.db
-    maps = 1 + gradient + step.dz
-    requested = sum(_reads(step, problem)) + step.dz * plane
+    gradient = launch.da or launch.db
+    maps = 1 + gradient + launch.dz
+    requested = sum(_reads(launch, problem)) + launch.dz * plane
     bytes_dram = images * maps * plane * problem.itemsize
     bytes_requested = images * requested * problem.itemsize
 
     padded = problem.n * cfg.planes * -(-problem.c // cfg.planes)
-    operations = 2.0 * padded * cfg.strips * _products(step, problem)
+    operations = 2.0 * padded * cfg.strips * _products(launch, problem)
     if problem.itemsize == 4:
         operations *= PRODUCTS[cfg.precision]
     rate = roof.tf32 if problem.itemsize == 4 and cfg.precision == "tf32x3" else roof.half
 
     programs = cfg.programs(problem.c) * cfg.splits(problem, device)
     built = programs * cfg.planes * _built(cfg, problem)
-    resident = max(1, 65536 // (REGISTERS * 32 * cfg.warps)) * roof.multiprocessors
+    resident = max(1, 65536 // (REGISTERS * 32 * cfg.num_warps)) * roof.multiprocessors
     waves = -(-programs // resident)
     # the last wave takes as long as a full one; a single one need only reach every multiprocessor
     full = programs / (waves * resident) if waves > 1 else programs / roof.multiprocessors
@@ -154,35 +156,35 @@ def _rows(cfg: Config, problem: Problem, folded: bool) -> int:
     return total
 
 
-def _reads(step: Pass, problem: Problem) -> tuple[int, int]:
+def _reads(launch: Launch, problem: Problem) -> tuple[int, int]:
     """Elements of a plane of g and of z that are asked for; a blur has z alone."""
-    cfg = step.config
-    by_position = problem.border in ("reflect", "replicate")
+    cfg = launch.config
+    asymmetric = problem.border not in SELF_ADJOINT
     seen, computed = _columns(cfg, problem)
-    if not (step.da or step.db):
+    if not (launch.da or launch.db):
         adjoint = problem.adjoint or "da" in problem.outputs
-        folded = problem.border != "zeros" and not (adjoint and by_position)
+        folded = problem.border != "zeros" and not (adjoint and asymmetric)
         return 0, _rows(cfg, problem, folded) * seen
     folded = problem.border != "zeros"
-    g = _rows(cfg, problem, folded and not by_position) * seen
-    halo = step.da and not step.transposed
+    g = _rows(cfg, problem, folded and not asymmetric) * seen
+    halo = launch.da and not launch.transposed
     z = (_rows(cfg, problem, folded) if halo else problem.h) * computed
     return g, z
 
 
-def _products(step: Pass, problem: Problem) -> float:
+def _products(launch: Launch, problem: Problem) -> float:
     """Multiplications for one strip of one plane."""
-    cfg = step.config
+    cfg = launch.config
     h, w, out = cfg.block_h, cfg.block_w, cfg.out_w
     blocks = -(-problem.h // h)
     across, down = h * w * out, (3 if blocks > 1 else 1) * h * h
     ends = 2 * cfg.segments if blocks > 1 else 0
-    if not (step.da or step.db):
+    if not (launch.da or launch.db):
         pair = 2 if problem.pair else 1
         return pair * ((blocks + ends) * across + blocks * down * out)
-    per_block = down * w + (step.db or step.transposed) * across + step.dz * across
+    per_block = down * w + (launch.db or launch.transposed) * across + launch.dz * across
     total = blocks * per_block
-    if step.da and not step.transposed:
+    if launch.da and not launch.transposed:
         total += (blocks + ends) * across + blocks * down * out
     return total
 

@@ -1,7 +1,9 @@
-"""``akm_triton.tune``: what a user asks for, and ``AKM_AUTOTUNE=1``, which asks by itself."""
+"""``akm_triton.tune``, which tunes on request; and ``AKM_AUTOTUNE=1``, which tunes each new
+problem."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from akm_triton.functional import warmup
-from akm_triton.internals import in_backward
 from akm_triton.launch import choice
-from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.device import Device, describe
+from akm_triton.launch.problem import Problem
+from akm_triton.tracing import in_backward
 
 if TYPE_CHECKING:
     from akm_triton.tuning.tuner import Tuned
@@ -36,16 +39,17 @@ def tune(
 ) -> list[Tuned]:
     r"""Measure the launches that a model, or maps of some shapes, need, and keep the fastest.
 
-    What is found is kept in the user's cache and used from then on, by this process and by all
-    later ones on such a device with this Triton and this package. Without tuning a rule serves.
-    Every candidate's results are compared with plain PyTorch's in float64 before it may win.
+    The plans go into the user's cache and are used from then on, by this process and by all later
+    ones on the same kind of device with the same Triton and the same package. Without tuning a rule
+    chooses. A candidate can win only if its results agree with plain PyTorch in float64.
 
     Args:
-        work: a model, which is run on ``inputs`` and differentiated, though not changed but for
-            what its forward changes; or shapes ``(N, C, H, W)`` of maps.
+        work: a model, which is run forward and backward on ``inputs``; its parameters and their
+            gradients stay as they are, its buffers change as in any forward. Or an iterable of
+            shapes ``(N, C, H, W)`` of maps.
         inputs: of the model.
         order: of the highest derivative to tune for; 0 for the forward alone.
-        seconds: about the longest that one problem, an op on maps of one shape, may take.
+        seconds: about how long one problem, an op on maps of one shape, may take.
         again: also measure what the cache holds already.
         dtype, memory_format, device: of the maps, where shapes are given.
         verbose: print progress and a table of times before and after.
@@ -56,7 +60,8 @@ def tune(
         ``rule_seconds`` a run, and every ``trial``. Empty where nothing runs on Triton.
 
     Raises:
-        TypeError: inputs beside shapes, or options beside a model.
+        TypeError: ``work`` is neither a module nor shapes; inputs given with shapes, or options
+            with a model.
         ValueError: ``order`` is negative or ``seconds`` is not positive; else as ``modulate``.
         RuntimeError: a CUDA graph is being captured or ``torch.compile`` is tracing.
 
@@ -66,6 +71,12 @@ def tune(
         >>> akm.tune(layer, torch.zeros(2, 3, 16, 16), verbose=False)  # CPU tensors: no kernels
         []
     """
+    if not isinstance(work, nn.Module | Iterable):
+        raise TypeError(
+            f"work must be a module or an iterable of shapes (N, C, H, W), got {work!r}"
+        )
+    if isinstance(order, bool) or not isinstance(order, int):
+        raise TypeError(f"order must be an int, got {order!r}")
     if order < 0:
         raise ValueError(f"order must not be negative, got {order}")
     if not seconds > 0:
@@ -76,52 +87,53 @@ def tune(
         raise TypeError(f"inputs go with a model, got {type(work).__name__}")
     if is_busy():
         raise RuntimeError("tune launches and waits: call it before a capture, trace or backward")
-    with choice.recorded() as met:
+    with choice.record() as launched:
         if isinstance(work, nn.Module):
             _differentiate(work, inputs, order)
         else:
             for shape in work:
-                if len(shape) != 4:
-                    raise ValueError(f"a shape must be (N, C, H, W), got {tuple(shape)}")
+                if not isinstance(shape, Sequence) or len(shape) != 4:
+                    raise ValueError(f"a shape must be (N, C, H, W), got {shape!r}")
                 where = device or ("cuda" if torch.cuda.is_available() else "cpu")
                 z = torch.zeros(*shape, dtype=dtype, device=where)
                 r = torch.ones(shape[1], device=where)
                 warmup(z.to(memory_format=memory_format), r, r, order=order, **options)
-    if met:
-        return _tuned(met, seconds, again, verbose)
+    if launched:
+        return _tune(launched, seconds, again, verbose)
     if verbose:
-        print("nothing to tune: nothing here runs on Triton")
+        print("nothing to tune: none of this runs on Triton")
     return []
 
 
 def _differentiate(model: nn.Module, inputs: tuple[Any, ...], order: int) -> None:
     """Run the model and so many orders of its derivatives; gradients stay as they were."""
     with torch.enable_grad():
-        found = _tensors(model(*inputs))
+        outputs = _tensors(model(*inputs))
         leaves: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         leaves += [x for x in _tensors(inputs) if x.requires_grad]
         for _ in range(order):
-            found = [x for x in found if x.requires_grad]
-            if not (found and leaves):
+            outputs = [x for x in outputs if x.requires_grad]
+            if not (outputs and leaves):
                 return
-            ones = [torch.ones_like(x) for x in found]
-            grads = torch.autograd.grad(found, leaves, ones, create_graph=True, allow_unused=True)
-            found = [x for x in grads if x is not None]
+            ones = [torch.ones_like(x) for x in outputs]
+            grads = torch.autograd.grad(outputs, leaves, ones, create_graph=True, allow_unused=True)
+            outputs = [x for x in grads if x is not None]
 
 
-def _tensors(found: Any) -> list[Tensor]:
-    leaves, _ = torch.utils._pytree.tree_flatten(found)
+def _tensors(tree: Any) -> list[Tensor]:
+    leaves, _ = torch.utils._pytree.tree_flatten(tree)
     return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
 
 
-def _tuned(met: dict[Problem, Device], seconds: float, again: bool, verbose: bool) -> list[Tuned]:
-    from akm_triton.backend import triton as fused
+def _tune(
+    launched: dict[Problem, Device], seconds: float, again: bool, verbose: bool
+) -> list[Tuned]:
     from akm_triton.tuning import tuner
 
-    where = {fused.describe(x): x for x in _devices()}
+    where = {describe(x): x for x in _devices()}
     results: list[Tuned] = []
     for device, place in where.items():
-        mine = {p: d for p, d in met.items() if d == device}
+        mine = {p: d for p, d in launched.items() if d == device}
         bar = _bar(len(mine)) if verbose and mine else None
 
         def report(tuned: Tuned, bar: Any = bar) -> None:
@@ -133,7 +145,7 @@ def _tuned(met: dict[Problem, Device], seconds: float, again: bool, verbose: boo
         if bar is not None:
             bar.close()
     if verbose:
-        print(table(results))
+        print(render(results))
     return results
 
 
@@ -152,8 +164,8 @@ def _bar(total: int) -> Any:
     return tqdm(total=total, desc="tuning", unit="problem")
 
 
-def table(results: Sequence[Tuned]) -> str:
-    """Times before and after, a problem a line."""
+def render(results: Sequence[Tuned]) -> str:
+    """A line for each problem: its time before and after."""
     if not results:
         return "nothing to tune: the cache holds it all"
     width = max(len(x.problem.key) for x in results)
@@ -169,11 +181,34 @@ def table(results: Sequence[Tuned]) -> str:
     return "\n".join(lines)
 
 
-# AKM_AUTOTUNE=1
+# AKM_AUTOTUNE
+
+_SWITCH = {"1": True, "true": True, "yes": True, "on": True,
+           "": False, "0": False, "false": False, "no": False, "off": False}  # fmt: skip
+
+
+def autotune_is_on() -> bool:
+    """Whether ``AKM_AUTOTUNE`` asks for tuning; refuses what is neither yes nor no."""
+    value = os.environ.get("AKM_AUTOTUNE", "")
+    if value.lower() not in _SWITCH:
+        raise ValueError(f"AKM_AUTOTUNE must be 1, true, yes or on, or unset, got {value!r}")
+    return _SWITCH[value.lower()]
+
+
+def autotune_seconds() -> float:
+    """``AKM_AUTOTUNE_SECONDS``, about the longest that one problem may take."""
+    value = os.environ.get("AKM_AUTOTUNE_SECONDS", "30")
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"AKM_AUTOTUNE_SECONDS must be a positive number, got {value!r}")
+    return seconds
 
 
 def is_busy() -> bool:
-    """Whether now is no time to launch, compile and wait: in a capture, a trace or a backward."""
+    """Whether this is no time to launch, compile and wait: in a capture, a trace or a backward."""
     return (
         torch.compiler.is_compiling()
         or in_backward()
@@ -184,19 +219,20 @@ def is_busy() -> bool:
 _waiting: dict[Problem, Device] = {}
 
 
-def tune_when_met(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
-    """Tune the problem where the cache lacks it, and what could not be tuned when it was met."""
-    from akm_triton.tuning import tuner
-
+def autotune(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
+    """Tune the problem where the cache lacks it, and with it all that had to wait until now."""
     if problem.key not in choice.cached(device):
         _waiting[problem] = device
     if not _waiting or tracing or is_busy():
         return
+    from akm_triton.tuning import tuner
+
     ready = {p: d for p, d in _waiting.items() if d == device}
     for p in ready:
         del _waiting[p]
-    tuner.tune(ready, where, seconds=float(os.environ.get("AKM_AUTOTUNE_SECONDS", "30")))
+    tuner.tune(ready, where, seconds=autotune_seconds())
 
 
-if os.environ.get("AKM_AUTOTUNE") == "1":
-    choice.observers.append(tune_when_met)
+if autotune_is_on():
+    autotune_seconds()  # refuse a bad number now rather than in the middle of a training
+    choice.observers.append(autotune)

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from akm_triton.launch.plan import Config, Pass, Plan, check, segmented, tile
-from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.device import Device
+from akm_triton.launch.plan import Config, Launch, Plan, check, segmented, tile
+from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning.cost import cost
 
 PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)
-WARPS = (2, 4, 8, 16)
-STAGES = (1, 2, 3)
-WAVES = (2, 8, 16)
+NUM_WARPS = (2, 4, 8, 16)
+NUM_STAGES = (1, 2, 3)
+OCCUPANCY = (2, 8, 16)
 
 REGISTER_BYTES = 65536 * 4  # of a multiprocessor, so of a program at most
 _Make = Callable[..., Plan]
@@ -44,14 +45,14 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Candidate], list[
     kept: dict[Plan, Candidate] = {}
     pruned: list[Pruned] = []
     for name, make in _structures(problem, device):
-        for planes, block_h, block_w, out_w, warps in product(
-            PLANES, BLOCKS, BLOCKS, (None, 16, 32, 64), WARPS
+        for planes, block_h, block_w, out_w, num_warps in product(
+            PLANES, BLOCKS, BLOCKS, (None, 16, 32, 64), NUM_WARPS
         ):
-            tiles = f"{name} {planes}x{block_h}x{block_w} out {out_w} warps {warps}"
+            tiles = f"{name} {planes}x{block_h}x{block_w} out {out_w} warps {num_warps}"
             if out_w is not None and out_w >= block_w:
                 continue  # the same as without
             try:
-                plan = make(planes, block_h, block_w, out_w, warps)
+                plan = make(planes, block_h, block_w, out_w, num_warps)
                 check(plan, problem)
             except ValueError as error:
                 pruned.append(Pruned(tiles, str(error)))
@@ -67,21 +68,23 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Candidate], list[
 
 
 def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
-    """The plan with other stages, waves and segments, one of them at a time.
+    """The plan with other stages, occupancy and segments, one of them at a time.
 
     Not with bf16x6 in the place of tf32x3: it takes as many operations and registers, and some of
     its kernels crash the compiler (Triton 3.7).
     """
-    most = max(step.config.segments for step in plan)
+    most = max(launch.config.segments for launch in plan)
     segments = {max(1, most // 2), 2 * most} if most > 1 else set()
     for name, values in (
-        ("stages", STAGES),
-        ("waves", WAVES),
+        ("num_stages", NUM_STAGES),
+        ("occupancy", OCCUPANCY),
         ("segments", tuple(sorted(segments))),
     ):
         for value in values:
             change: dict[str, Any] = {name: value}
-            other = tuple(replace(step, config=replace(step.config, **change)) for step in plan)
+            other = tuple(
+                replace(launch, config=replace(launch.config, **change)) for launch in plan
+            )
             if other != plan and not _invalid(other, problem):
                 yield other
 
@@ -96,66 +99,64 @@ def _invalid(plan: Plan, problem: Problem) -> bool:
 
 def _structures(problem: Problem, device: Device) -> Iterator[tuple[str, _Make]]:
     """Ways to share the outputs among launches, each a function of one tile."""
+    need_dz = "dz" in problem.outputs
 
-    def cut(
-        asked: Problem, planes: int, block_h: int, block_w: int, out_w: int | None, warps: int
+    def config(
+        asked: Problem, planes: int, block_h: int, block_w: int, out_w: int | None, num_warps: int
     ) -> Config:
-        return segmented(tile(asked, planes, block_h, block_w, warps, out_w), asked, device)
+        cfg = tile(asked, (planes, block_h, block_w), num_warps=num_warps, out_w=out_w)
+        return segmented(cfg, asked, device)
+
+    def blur(*tiles: Any) -> Plan:
+        return (Launch(config(problem, *tiles), dz=True),)
+
+    def all_in_one(*tiles: Any) -> Plan:
+        return (Launch(config(problem, *tiles), dz=need_dz, da=True, db=True),)
+
+    def da_apart(*tiles: Any, dz: bool = need_dz) -> Plan:
+        return (
+            Launch(config(problem, *tiles), dz=dz, db=True),
+            Launch(config(problem.transposed, *tiles), da=True, transposed=True),
+        )
+
+    def each_apart(*tiles: Any) -> Plan:
+        return *rule(problem._replace(op="blur_adjoint"), device), *da_apart(*tiles, dz=False)
 
     if problem.outputs == ("dz",):
-        yield "blur", lambda *tiles: (Pass(cut(problem, *tiles), dz=True),)
+        yield "blur", blur
         return
-    need_dz = "dz" in problem.outputs
-    over = problem.transposed
-    yield (
-        "all in one",
-        lambda *tiles: (Pass(cut(problem, *tiles), dz=need_dz, da=True, db=True),),
-    )
-    yield (
-        "a, and the rest",
-        lambda *tiles: (
-            Pass(cut(problem, *tiles), dz=need_dz, db=True),
-            Pass(cut(over, *tiles), da=True, transposed=True),
-        ),
-    )
+    yield "all in one", all_in_one
+    yield "a, and the rest", da_apart
     if need_dz:
-        alone = rule(replace(problem, op="blur_adjoint"), device)
-        yield (
-            "each apart",
-            lambda *tiles: (
-                *alone,
-                Pass(cut(problem, *tiles), db=True),
-                Pass(cut(over, *tiles), da=True, transposed=True),
-            ),
-        )
+        yield "each apart", each_apart
 
 
 def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
     """Why a plan cannot be fast, or None."""
-    for step in plan:
-        cfg = step.config
-        lanes = cfg.planes * cfg.block_h * cfg.out_w / (32 * cfg.warps)
+    for launch in plan:
+        cfg = launch.config
+        lanes = cfg.planes * cfg.block_h * cfg.out_w / (32 * cfg.num_warps)
         if lanes < FEWEST_LANES:
             return f"fewer than {FEWEST_LANES} elements a thread"
         if lanes > MOST_LANES:
             return f"more than {MOST_LANES} elements a thread"
         if cfg.planes > max(1, problem.c):
             return "more planes than channels"
-        if cfg.planes > 1 and not problem.channels_last and cfg.streams(step.problem(problem)):
+        if cfg.planes > 1 and not problem.channels_last and cfg.streams(launch.problem(problem)):
             return "streams several planes that do not lie side by side"
-        held = operand_bytes(step, problem)
+        held = operand_bytes(launch, problem)
         if held > device.shared_bytes + REGISTER_BYTES:
             return f"operands of {held} bytes, with {device.shared_bytes} shared and the registers"
     return None
 
 
-def operand_bytes(step: Pass, problem: Problem) -> int:
+def operand_bytes(launch: Launch, problem: Problem) -> int:
     """Of the banded operands and the accumulators that a program keeps between its tiles."""
-    cfg = step.config
-    streams = cfg.streams(step.problem(problem))
+    cfg = launch.config
+    streams = cfg.streams(launch.problem(problem))
     down, across = (3 if streams else 1) * cfg.block_h**2, cfg.block_w * cfg.out_w
     pair = 2 if problem.pair else 1
     held = pair * (down + across) * problem.itemsize
-    held += 4 * (across if step.db or step.transposed else 0)
-    held += 4 * (down if step.da and not step.transposed else 0)
+    held += 4 * (across if launch.db or launch.transposed else 0)
+    held += 4 * (down if launch.da and not launch.transposed else 0)
     return cfg.planes * held

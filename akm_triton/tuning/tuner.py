@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from akm_triton.backend import triton as fused
-from akm_triton.internals import outside_transforms
+from akm_triton.backend import triton as triton_backend
 from akm_triton.launch import choice, store
+from akm_triton.launch.device import Device, describe
 from akm_triton.launch.plan import Plan, to_json
-from akm_triton.launch.problem import Device, Problem
+from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
+from akm_triton.tracing import outside_transforms
 from akm_triton.tuning import compiler, space
 from akm_triton.tuning.clock import Clock, clock_of
 from akm_triton.tuning.workload import TOLERANCE, Workload
@@ -74,7 +75,7 @@ def _tune_problem(
     problem: Problem, where: torch.device, seconds: float, clock: Clock | None, most: int
 ) -> Tuned:
     stop = time.monotonic() + seconds
-    device = fused.describe(where)
+    device = describe(where)
     clock = clock or clock_of(where, device)
     work = Workload(problem, where, clock.copies(problem.bytes))
     base = rule(problem, device)
@@ -126,17 +127,17 @@ def _tried(plan: Plan, work: Workload, clock: Clock) -> Trial:
 
 def _unfit(plans: list[Plan], work: Workload, device: Device) -> list[str | None]:
     """Why these are not worth a run, by their machine code; compiled side by side."""
-    if fused.INTERPRET:
+    if triton_backend.INTERPRET:
         return [None] * len(plans)
     launches = [work.launches(plan) for plan in plans]
     with ThreadPoolExecutor(len(plans)) as pool:
         return list(pool.map(lambda each: _flaw(each, device), launches))
 
 
-def _flaw(launches: list[compiler.Launch], device: Device) -> str | None:
+def _flaw(launches: list[compiler.KernelCall], device: Device) -> str | None:
     for launch in launches:
         try:
-            facts = compiler.inspect(compiler.compile_launch(launch, device.capability))
+            facts = compiler.inspect(compiler.compile_call(launch, device.capability))
         except Exception as error:
             return f"does not compile: {str(error).splitlines()[:1]}"
         if facts["spills"]:
@@ -155,7 +156,7 @@ def tune(
 
     Under torch.distributed the first process of a machine tunes and the others wait for its file.
     """
-    device = fused.describe(where)
+    device = describe(where)
     wanted = {p.key: p for p in problems if again or p.key not in choice.cached(device)}
     if not _leads():
         _wait(list(wanted), device, 60 + 2 * seconds * len(wanted))
@@ -167,7 +168,7 @@ def tune(
         except (RuntimeError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{problem.key} keeps the rule's plan: {error}", stacklevel=2)
             continue
-        choice.keep(device, {problem.key: tuned.entry()})
+        choice.commit(device, {problem.key: tuned.entry()})
         results.append(tuned)
         report(tuned)
     return results

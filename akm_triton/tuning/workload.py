@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from akm_triton.backend import torch as _plain
-from akm_triton.backend import triton as _fused
+from akm_triton import backend
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.launch.plan import Plan
 from akm_triton.launch.problem import Problem
-from akm_triton.tuning.compiler import Launch
+from akm_triton.tuning.compiler import KernelCall
 
-plain: Any = _plain  # their arguments are spread from lists
-fused: Any = _fused
+torch_backend, triton_backend = backend.get("torch"), backend.get("triton")
 
 # Of the largest value: candidates differ by rounding alone.
 TOLERANCE = {2: 2e-2, 4: 1e-4}
@@ -31,7 +29,7 @@ class Workload:
     ) -> None:  # fmt: skip
         self.problem, self.device, self.copies = problem, device, copies
         draw = torch.Generator(device).manual_seed(0)  # the user's random numbers stay
-        dtype = dtype or (torch.float16 if problem.half else torch.float32)
+        dtype = dtype or (torch.float16 if problem.is_16bit else torch.float32)
         memory = torch.channels_last if problem.channels_last else torch.contiguous_format
         shape = (problem.n, problem.c, problem.h, problem.w)
 
@@ -45,21 +43,21 @@ class Workload:
         sigma = torch.rand(channels, generator=draw, device=device) * problem.radius / 2 + 0.3
         k = gaussian_taps(sigma, problem.radius)
         along = torch.randn(k.shape, generator=draw, device=device) * k
-        self.tables: Any = (0.7 * k, k, along, k) if problem.pair else (0.7 * k, k)
+        self.taps: Any = (0.7 * k, k, along, k) if problem.pair else (0.7 * k, k)
 
     def run(self, plan: Plan, turn: int = 0) -> tuple[Tensor, ...]:
         z, g, p = self.z[turn % self.copies], self.g[turn % self.copies], self.problem
         if p.op == "tap_grads":
-            return (fused.tap_grads(g, z, *self.tables, p.border, plan),)
+            return (triton_backend.tap_grads(g, z, *self.taps, p.border, plan),)
         if p.op == "blur_backward":
-            return fused.blur_backward(g, z, *self.tables, p.border, plan)
-        op = fused.blur_pair if p.pair else fused.blur
-        return (op(z, *self.tables, p.border, p.adjoint, plan),)
+            return triton_backend.blur_backward(g, z, *self.taps, p.border, plan)
+        op = triton_backend.blur_pair if p.pair else triton_backend.blur
+        return (op(z, *self.taps, p.border, p.adjoint, plan),)
 
-    def launches(self, plan: Plan) -> list[Launch]:
+    def launches(self, plan: Plan) -> list[KernelCall]:
         """What ``run`` would launch."""
-        found: list[Launch] = []
-        with fused.launching(lambda *a, **k: found.append(Launch(*a, **k))):
+        found: list[KernelCall] = []
+        with triton_backend.launching(lambda *a, **k: found.append(KernelCall(*a, **k))):
             self.run(plan)
         return found
 
@@ -72,18 +70,20 @@ class Workload:
         for first in range(0, p.n, images):
             part = slice(first, first + images)
             z, g = self.z[0][part].double(), self.g[0][part].double()
-            tables: Any = [t[part].double() if p.per_sample else t.double() for t in self.tables]
+            own_taps: Any = [t[part].double() if p.per_sample else t.double() for t in self.taps]
             if "da" in p.outputs:
-                taps = plain.tap_grads(g, z, *tables, p.border)
+                taps = torch_backend.tap_grads(g, z, *own_taps, p.border)
                 if p.per_sample:
                     worst = max(worst, _distance(found[-1][:, part], taps))
                 else:
                     grads = taps if grads is None else grads + taps
-                want = plain.blur(g, *tables, p.border, True) if "dz" in p.outputs else None
+                want = (
+                    torch_backend.blur(g, *own_taps, p.border, True) if "dz" in p.outputs else None
+                )
             elif p.pair:
-                want = plain.blur_pair(z, *tables, p.border, p.adjoint)
+                want = torch_backend.blur_pair(z, *own_taps, p.border, p.adjoint)
             else:
-                want = plain.blur(z, *tables, p.border, p.adjoint)
+                want = torch_backend.blur(z, *own_taps, p.border, p.adjoint)
             if want is not None:
                 worst = max(worst, _distance(found[0][part], want))
         return worst if grads is None else max(worst, _distance(found[-1], grads))

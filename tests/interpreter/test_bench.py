@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from akm_triton.backend import triton as fused
+from akm_triton.backend import triton as triton_backend
 from bench import campaign, correctness, launch, results, small_maps
 from bench.sweep import TINY, Setting
 
@@ -16,14 +16,14 @@ STATUS = {"ok", "skipped", "missing", "predicted"}
 
 
 def test_launch_measures_without_launching(tmp_path: Path) -> None:
-    described, generator = fused.describe, torch.get_rng_state()
+    described, generator = triton_backend.describe, torch.get_rng_state()
     launch.main(["--quick", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*/launch.json")
     rows = {row["call"]: row for row in json.loads(path.read_text())["rows"]}
     assert len(rows) == 4
     for row in rows.values():
         assert 0 < row["p20"] <= row["p50"] <= row["p80"] < 1
-    assert fused.describe is described and fused._launcher.instead is None
+    assert triton_backend.describe is described and triton_backend._launcher.instead is None
     assert torch.equal(torch.get_rng_state(), generator)
 
 
@@ -99,8 +99,8 @@ def test_a_rival_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_wrong_result_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = fused.blur
-    monkeypatch.setattr(fused, "blur", lambda *args: 1.01 * right(*args))
+    right = triton_backend.blur
+    monkeypatch.setattr(triton_backend, "blur", lambda *args: 1.01 * right(*args))
     monkeypatch.setattr(correctness, "OPS", ("blur", "tap_grads"))
     setting = Setting(torch.device("cpu"), TINY)
     rows = [row for point in correctness.SWEEP.measure(setting) for row in point]

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from akm_triton.backend import torch as plain
-from akm_triton.backend import triton as fused
-from akm_triton.launch.plan import Pass, tile
+from akm_triton.backend import torch as torch_backend
+from akm_triton.backend import triton as triton_backend
+from akm_triton.launch.plan import Launch, tile
 from akm_triton.launch.problem import Problem
 from reference import composition, oracle
 
@@ -106,19 +106,19 @@ def check(dtype: torch.dtype, layout: str, shape: tuple[int, ...], border: str) 
 
     gz, zz = exact(g), exact(z)
 
-    y = fused.blur(z, a, b, border, False)
+    y = triton_backend.blur(z, a, b, border, False)
     assert y.dtype == dtype and y.stride() == z.stride()
     assert error(y, oracle.blur(zz, *exactly), oracle.blur(abs(zz), *exactly)) < bound
     wanted = oracle.blur(gz, *exactly, adjoint=True)
     size = oracle.blur(abs(gz), *exactly, adjoint=True)
-    assert error(fused.blur(g, a, b, border, True), wanted, size) < bound
+    assert error(triton_backend.blur(g, a, b, border, True), wanted, size) < bound
 
-    dz, (da, db) = fused.blur_backward(g, z, a, b, border)
+    dz, (da, db) = triton_backend.blur_backward(g, z, a, b, border)
     assert dz.dtype == dtype and dz.stride() == z.stride()
     assert error(dz, wanted, size) < bound
     wanted_tables = oracle.tap_grads(gz, zz, *exactly)
     sizes = oracle.tap_grads(abs(gz), abs(zz), *exactly)
-    alone = fused.tap_grads(g, z, a, b, border)
+    alone = triton_backend.tap_grads(g, z, a, b, border)
     for found in ((da, db), alone):
         for mine, want, scale in zip(found, wanted_tables, sizes, strict=True):
             assert mine.dtype == torch.float32
@@ -135,7 +135,7 @@ def test_pair(size: int, border: str, kind: tuple[torch.dtype, str]) -> None:
     a, b, c, d = (gaussians((2,), radius, seed=i) for i in range(4))
     z = random(2, 2, size, 36, seed=4, dtype=dtype, layout=layout)
     for adjoint in (False, True):
-        y = fused.blur_pair(z, a, b, c, d - 0.3, border, adjoint)
+        y = triton_backend.blur_pair(z, a, b, c, d - 0.3, border, adjoint)
         assert y.dtype == dtype and y.stride() == z.stride()
         wanted = sum(
             oracle.blur(exact(z), exact(left), exact(right), border, adjoint=adjoint)
@@ -153,9 +153,9 @@ def test_table_shapes(size: int, per: str) -> None:
     z, g = random(n, c, size, 6, seed=3), random(n, c, size, 6, seed=4)
     exactly = (exact(a), exact(b), "symmetric")
     bound = tolerance(z.dtype, radius)
-    y = fused.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, a, b, "symmetric", False)
     assert error(y, oracle.blur(exact(z), *exactly)) < bound
-    found = fused.blur_backward(g, z, a, b, "symmetric")[1]
+    found = triton_backend.blur_backward(g, z, a, b, "symmetric")[1]
     for mine, want in zip(found, oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
         assert error(mine, want) < bound
 
@@ -167,12 +167,12 @@ def test_segments_of_rows(segments: int, border: str) -> None:
     z, g = random(1, 1, 100, 20, seed=1), random(1, 1, 100, 20, seed=2)
     a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
     problem = Problem("blur", 1, 1, 100, 20, 15, border, 4, False)
-    cfg = tile(problem, 1, 16, 32, 4, segments=segments)
+    cfg = tile(problem, (1, 16, 32), num_warps=4, segments=segments)
     exactly = (exact(a), exact(b), border)
-    y = fused.blur(z, a, b, border, False, (Pass(cfg, dz=True),))
+    y = triton_backend.blur(z, a, b, border, False, (Launch(cfg, dz=True),))
     assert error(y, oracle.blur(exact(z), *exactly)) < tolerance(z.dtype, 15)
-    plan = (Pass(cfg, dz=True, da=True, db=True),)
-    dz, (da, db) = fused.blur_backward(g, z, a, b, border, plan)
+    plan = (Launch(cfg, dz=True, da=True, db=True),)
+    dz, (da, db) = triton_backend.blur_backward(g, z, a, b, border, plan)
     assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < tolerance(z.dtype, 15)
     for found, want in zip((da, db), oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
         assert error(found, want) < tolerance(z.dtype, 15)
@@ -181,7 +181,7 @@ def test_segments_of_rows(segments: int, border: str) -> None:
 def test_rows_and_strips_of_a_tile_1024_wide() -> None:
     z = random(1, 1, 40, 1024)
     a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
-    y = fused.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, a, b, "symmetric", False)
     wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
     assert error(y, wanted) < tolerance(z.dtype, 15)
 
@@ -197,10 +197,10 @@ def test_strides_serve_without_a_copy(kind: str) -> None:
     }[kind]
     a, b = gaussians((3,), 4, seed=2), gaussians((3,), 4, seed=3)
     wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
-    y = fused.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, a, b, "symmetric", False)
     assert y.is_contiguous()
     assert error(y, wanted) < tolerance(z.dtype, 4)
-    dz, (da, _) = fused.blur_backward(z, z, a, b, "symmetric")
+    dz, (da, _) = triton_backend.blur_backward(z, z, a, b, "symmetric")
     assert error(dz, wanted) < tolerance(z.dtype, 4)
     da_wanted = oracle.tap_grads(exact(z), exact(z), exact(a), exact(b), "symmetric")[0]
     assert error(da, da_wanted) < tolerance(z.dtype, 4)
@@ -209,8 +209,8 @@ def test_strides_serve_without_a_copy(kind: str) -> None:
 def test_empty_batch() -> None:
     z = torch.empty(0, 3, 5, 5)
     a = gaussians((3,), 4)
-    assert fused.blur(z, a, a, "symmetric", False).shape == z.shape
-    dz, (da, db) = fused.blur_backward(z, z, a, a, "symmetric")
+    assert triton_backend.blur(z, a, a, "symmetric", False).shape == z.shape
+    dz, (da, db) = triton_backend.blur_backward(z, z, a, a, "symmetric")
     assert dz.shape == z.shape
     assert torch.equal(da, torch.zeros_like(a)) and torch.equal(db, torch.zeros_like(a))
 
@@ -220,18 +220,18 @@ def test_empty_batch() -> None:
 def test_nan_in_a_table_or_sigma_gives_nan(value: float) -> None:
     a = gaussians((2,), 4)
     a[0] = value
-    y = fused.blur(random(1, 2, 5, 5), a, a, "symmetric", False)
+    y = triton_backend.blur(random(1, 2, 5, 5), a, a, "symmetric", False)
     assert y[:, 0].isnan().all() and not y[:, 1].isnan().any()
     for family in ("discrete", "sampled"):
         r = torch.tensor([value, 1.0])
-        k, _ = fused.tables(r, r, False, 4, family, None)
+        k, _ = triton_backend.gated_taps(r, r, False, 4, family, None)
         assert k[0].isnan().all() and not k[1].isnan().any()
 
 
 def test_bfloat16_is_lifted_for_the_interpreter() -> None:
     z = random(1, 2, 9, 9, dtype=torch.bfloat16)
     a = gaussians((2,), 4)
-    y = fused.blur(z, a, a, "symmetric", False)
+    y = triton_backend.blur(z, a, a, "symmetric", False)
     assert y.dtype == torch.bfloat16
     assert error(y, oracle.blur(exact(z), exact(a), exact(a), "symmetric")) < 2**-8
 
@@ -242,8 +242,8 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
     z = random(24 if size < 50 else 2, 4, size, size, dtype=torch.float16)  # enough for a maximum
     r, s = torch.full((4,), sigma), torch.full((4,), 0.7)
     options = dict(gaussian="discrete", border="symmetric", truncate=None, max_radius=15)
-    a, b = fused.tables(r, s, True, 15, "discrete", None)
-    mine = exact(fused.blur(z, a, b, "symmetric", False))
+    a, b = triton_backend.gated_taps(r, s, True, 15, "discrete", None)
+    mine = exact(triton_backend.blur(z, a, b, "symmetric", False))
     eager = exact(composition.modulate(z, r.half(), s.half(), **options))
     wanted = oracle.modulate(exact(z), exact(r), exact(s), **options)
     for norm in (np.max, lambda x: np.sqrt(np.mean(x**2))):
@@ -256,9 +256,9 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
 def test_constants_stay_constant(value: float, size: int, dtype: torch.dtype) -> None:
     """Half precision gives the very value back, up to the border."""
     sigma = torch.linspace(0, 12, 40)
-    k, _ = fused.tables(sigma, sigma, False, 15, "discrete", None)
+    k, _ = triton_backend.gated_taps(sigma, sigma, False, 15, "discrete", None)
     z = torch.full((1, 40, size, size), value, dtype=dtype)
-    y = fused.blur(z, k, k, "symmetric", False)
+    y = triton_backend.blur(z, k, k, "symmetric", False)
     ulp = torch.nextafter(z, torch.full_like(z, 10.0)) - z
     allowed = 0 if dtype == torch.float16 else 8  # float32 keeps what two sums of 31 round off
     assert ((y - z).abs() <= allowed * ulp).all()
@@ -269,7 +269,7 @@ def test_cotangent_tables_neither_overflow_nor_underflow_half(scale: float) -> N
     z = random(1, 2, 9, 9, dtype=torch.float16)
     a = gaussians((2,), 4) * scale
     b = gaussians((2,), 4, seed=5) / scale
-    y = fused.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, a, b, "symmetric", False)
     wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
     assert error(y, wanted) < tolerance(z.dtype, 4)
 
@@ -283,12 +283,12 @@ def test_tables_and_their_gradient(family: str, truncate: float | None) -> None:
     gate = 1 / (1 + np.exp(-exact(s)))
     for radius in (1, 7, 15, 31):
         taps = oracle.taps(np.abs(exact(r)), radius, **options)
-        a, b = fused.tables(r, s, True, radius, family, truncate)
+        a, b = triton_backend.gated_taps(r, s, True, radius, family, truncate)
         np.testing.assert_allclose(b.numpy(), taps, atol=3e-7)
         np.testing.assert_allclose(a.numpy(), gate[:, None] * taps, atol=3e-7)
         da, db = random(7, radius + 1, seed=1), random(7, radius + 1, seed=2)
         dt = torch.stack([da, db])
-        dr, ds = fused.tables_grad(r, s, dt, True, radius, family, truncate)
+        dr, ds = triton_backend.gated_taps_grad(r, s, dt, True, radius, family, truncate)
         slope = oracle.taps_derivative(np.abs(exact(r)), radius, **options)
         slope *= np.sign(exact(r))[:, None]
         wanted = ((gate[:, None] * exact(da) + exact(db)) * slope).sum(-1)
@@ -312,7 +312,9 @@ def test_second_derivative_of_the_tables(family: str, truncate: float | None, ga
         form = (x[2] * torch.stack([gate[:, None] * k, k])).sum()
         dr, ds = torch.autograd.grad(form, x[:2], create_graph=True)
         wanted = torch.autograd.grad((vr * dr + vs * ds).sum(), x)
-        found = fused.tables_grad_grad(r, s, dt, vr, vs, gated, radius, family, truncate)
+        found = triton_backend.gated_taps_grad_grad(
+            r, s, dt, vr, vs, gated, radius, family, truncate
+        )
         for mine, want in zip(found, wanted, strict=True):
             torch.testing.assert_close(mine.double(), want, rtol=2e-5, atol=2e-5)
 
@@ -322,8 +324,14 @@ def test_both_backends_agree(border: str) -> None:
     z, g = random(2, 3, 20, 37, seed=1), random(2, 3, 20, 37, seed=2)
     a, b = gaussians((3,), 6, seed=3), gaussians((3,), 6, seed=4)
     pairs = zip(
-        (fused.blur(z, a, b, border, False), *fused.blur_backward(g, z, a, b, border)),
-        (plain.blur(z, a, b, border, False), *plain.blur_backward(g, z, a, b, border)),
+        (
+            triton_backend.blur(z, a, b, border, False),
+            *triton_backend.blur_backward(g, z, a, b, border),
+        ),
+        (
+            torch_backend.blur(z, a, b, border, False),
+            *torch_backend.blur_backward(g, z, a, b, border),
+        ),
         strict=True,
     )
     for mine, other in pairs:

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 import akm_triton as akm
-from akm_triton.backend import triton as fused
-from akm_triton.launch.problem import Device
+from akm_triton.backend import triton as triton_backend
+from akm_triton.launch.device import Device
 from tests.modes import Watch
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The kernels that would be launched on an H200, by name; none is."""
-    monkeypatch.setattr(fused, "describe", lambda _: Device("sm_90", 132, 90, 232_448))
+    monkeypatch.setattr(triton_backend, "describe", lambda _: Device("sm_90", 132, 90, 232_448))
     log: list[str] = []
 
     def note(kernel: Any, *args: Any, NEED_DZ: bool = False, **constants: Any) -> None:
         log.append(kernel.fn.__name__ + ("(dz)" if NEED_DZ else ""))
 
-    with fused.launching(note):
+    with triton_backend.launching(note):
         yield log
 
 
@@ -43,7 +43,7 @@ def test_nothing_grows_with_the_map_but_y_and_dz(
         y = akm.modulate(z, r, s, backend="triton")
     assert forward.bytes.count(size) == 1  # y
     assert sum(x for x in forward.bytes if x != size) < size / 100
-    assert launches == ["tables_kernel", "blur_kernel"]
+    assert launches == ["gated_taps_kernel", "blur_kernel"]
     launches.clear()
 
     g = torch.zeros_like(z)
@@ -51,9 +51,9 @@ def test_nothing_grows_with_the_map_but_y_and_dz(
         y.backward(g)
     assert backward.bytes.count(size) == 1  # dz
     assert sum(x for x in backward.bytes if x != size) < size / 100
-    assert launches.count("tables_grad_kernel") == 1
+    assert launches.count("gated_taps_grad_kernel") == 1
     if dtype == torch.float16 and layout == "nchw":
-        assert launches == ["grad_kernel(dz)", "tables_grad_kernel"]
+        assert launches == ["grad_kernel(dz)", "gated_taps_grad_kernel"]
         assert backward.ops.count("aten.sum") == 1  # of the partials: three launches in all
 
 
@@ -108,10 +108,10 @@ def test_no_order_computes_what_nobody_asks_for(launches: list[str]) -> None:
     r, s = (torch.ones(3, requires_grad=True) for _ in range(2))
     y = akm.modulate(z, r, s, backend="triton")
     first = torch.autograd.grad(y, (r, s), g, create_graph=True)
-    assert launches == ["tables_kernel", "blur_kernel", "grad_kernel", "tables_grad_kernel"]
+    assert launches == ["gated_taps_kernel", "blur_kernel", "grad_kernel", "gated_taps_grad_kernel"]
     launches.clear()
     torch.autograd.grad(first, (r, s), [torch.ones_like(x) for x in first])
-    assert launches == ["tables_grad_grad_kernel", "grad_kernel", "tables_grad_kernel"]
+    assert launches == ["gated_taps_grad_grad_kernel", "grad_kernel", "gated_taps_grad_kernel"]
 
 
 def test_backward_keeps_z_and_the_tables() -> None:
@@ -128,7 +128,7 @@ def test_backward_keeps_z_and_the_tables() -> None:
 def test_no_launch_depends_on_data(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels, grids, strides and tiles of two orders are the same whatever σ is, NaN included:
     a CUDA graph replays them right."""
-    launch, log = fused._launch, []
+    launch, log = triton_backend._launch, []
 
     def logged(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
         plain = [x.shape if isinstance(x, Tensor) else x for x in args]
@@ -136,7 +136,7 @@ def test_no_launch_depends_on_data(shape: tuple[int, ...], monkeypatch: pytest.M
         log.append((kernel.__name__, programs, plain, shapes))
         launch(kernel, programs, *args, **constants)
 
-    monkeypatch.setattr(fused, "_launch", logged)
+    monkeypatch.setattr(triton_backend, "_launch", logged)
     seen = []
     for sigma in (0.0, 0.3, 9.0, float("nan")):
         r = torch.full(shape[1:2], sigma, requires_grad=True)
@@ -157,5 +157,5 @@ def test_offsets_beyond_31_bits() -> None:
     z = storage.as_strided((1, 1, 40, 8), (0, 0, 2**26, 1))
     z.copy_(torch.randn(1, 1, 40, 8))
     table = torch.rand(1, 4)
-    y = fused.blur(z, table, table, "symmetric", False)
-    assert torch.equal(y, fused.blur(z.contiguous(), table, table, "symmetric", False))
+    y = triton_backend.blur(z, table, table, "symmetric", False)
+    assert torch.equal(y, triton_backend.blur(z.contiguous(), table, table, "symmetric", False))

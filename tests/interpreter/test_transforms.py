@@ -27,14 +27,14 @@ def test_opcheck(name: str) -> None:
 
 
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("name", ["tables", "tables_grad", "tables_grad_grad"])
+@pytest.mark.parametrize("name", ["gated_taps", "gated_taps_grad", "gated_taps_grad_grad"])
 def test_opcheck_of_the_tables(name: str, gated: bool) -> None:
     r, s, vr, vs = (torch.rand(3, requires_grad=True) for _ in range(4))
     dt = torch.rand(2, 3, 5, requires_grad=True)
     tensors: dict[str, list[Any]] = {
-        "tables": [r, s],
-        "tables_grad": [r, s, dt],
-        "tables_grad_grad": [r, s, dt, vr, vs],
+        "gated_taps": [r, s],
+        "gated_taps_grad": [r, s, dt],
+        "gated_taps_grad_grad": [r, s, dt, vr, vs],
     }
     overload = getattr(torch.ops.akm_triton, name + "_r1").default
     torch.library.opcheck(overload, (*tensors[name], gated, 4, "discrete", None))

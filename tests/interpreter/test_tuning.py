@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import akm_triton as akm
-from akm_triton.backend import triton as fused
+from akm_triton.backend import triton as triton_backend
 from akm_triton.launch import choice, store
-from akm_triton.launch.plan import Pass, Plan, tile
+from akm_triton.launch.device import describe
+from akm_triton.launch.plan import Launch, Plan, tile
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import session, tuner
@@ -25,7 +26,7 @@ from bench import tune_device
 from tests.processes import in_two_processes
 
 CPU = torch.device("cpu")
-DEVICE = fused.describe(CPU)
+DEVICE = describe(CPU)
 BLUR = Problem("blur", 2, 2, 20, 18, 3, "symmetric", 4, False)
 
 
@@ -33,9 +34,9 @@ BLUR = Problem("blur", 2, 2, 20, 18, 3, "symmetric", 4, False)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("AKM_BACKEND", "triton")
-    choice.forget(everything=True)
+    choice.forget()
     yield tmp_path / "cache"
-    choice.forget(everything=True)
+    choice.forget()
 
 
 class Scripted:
@@ -53,7 +54,7 @@ class Scripted:
         return [0.5 if plan == self.fast else 1.0 for plan in plans]
 
 
-FAST = (Pass(tile(BLUR, 2, 32, 32, 4), dz=True),)
+FAST = (Launch(tile(BLUR, (2, 32, 32), num_warps=4), dz=True),)
 
 
 def tuned(**options: Any) -> tuner.Tuned:
@@ -70,13 +71,13 @@ def test_the_fastest_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST, 0.0)], []))
-    right = fused.blur
+    right = triton_backend.blur
 
     def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, plan: Plan) -> Tensor:
         y = right(z, a, b, border, adjoint, plan)
         return 1.001 * y if plan == FAST else y
 
-    monkeypatch.setattr(fused, "blur", blur)
+    monkeypatch.setattr(triton_backend, "blur", blur)
     found = tuned(clock=Scripted(FAST))
     assert found.plan == rule(BLUR, DEVICE) and found.seconds == found.rule_seconds
     (trial,) = [trial for trial in found.trials if trial.plan == FAST]
@@ -85,14 +86,14 @@ def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_that_fails_is_recorded_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([Candidate(FAST, 0.0)], []))
-    launch = fused._launch
+    launch = triton_backend._launch
 
     def failing(*args: Any, **constants: Any) -> None:
         if constants["PLANES"] == 2:
             raise RuntimeError("out of resources\nmore")
         launch(*args, **constants)
 
-    monkeypatch.setattr(fused, "_launch", failing)
+    monkeypatch.setattr(triton_backend, "_launch", failing)
     found = tuned(clock=Scripted(FAST))
     assert found.plan == rule(BLUR, DEVICE)
     (trial,) = [trial for trial in found.trials if trial.plan == FAST]
@@ -148,9 +149,10 @@ def test_a_model_is_tuned_and_uses_what_was_found(
     out = capsys.readouterr().out
     assert "rule µs" in out and "a model's" in out and all(key in out for key in keys)
     assert set(json.loads(store.path_of(DEVICE).read_text())["entries"]) == keys
-    choice.forget(everything=True)  # as in the next process
+    choice.forget()  # as in the next process
     for found in results:
-        assert choice.choose(found.problem, DEVICE) == choice.Choice(found.plan, "cache")
+        chosen = choice.choose(found.problem, DEVICE)
+        assert (chosen.plan, chosen.origin) == (found.plan, "cache")
     torch.testing.assert_close(model(x), before)
     assert akm.tune(model, x) == []
     assert "the cache holds it all" in capsys.readouterr().out
@@ -196,7 +198,7 @@ def autotuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of what is tuned, in order."""
     log: list[str] = []
     monkeypatch.setattr(tuner, "tune_problem", logged(log))
-    monkeypatch.setattr(choice, "observers", [session.tune_when_met])
+    monkeypatch.setattr(choice, "observers", [session.autotune])
     monkeypatch.setattr(session, "_waiting", {})
     monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", "0.01")
     return log
@@ -257,11 +259,11 @@ def test_the_table_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (result,) = (tmp_path / "results").glob("*/tune-device.json")
     (row,) = json.loads(result.read_text())["rows"]
     assert row["key"] == problem.key and row["rule_us"] >= row["tuned_us"] > 0
-    entries = store.table(DEVICE, tmp_path / "tables")
+    entries = store.shipped(DEVICE, tmp_path / "tables")
     assert (problem.key in entries) == (row["rule_us"] > 1.03 * row["tuned_us"])
     monkeypatch.setattr(tune_device, "KEEP", 100.0)
     tune_device.main([*arguments, *folders])
-    assert store.table(DEVICE, tmp_path / "tables") == {}
+    assert store.shipped(DEVICE, tmp_path / "tables") == {}
     assert tune_device.gap([{"rule_us": 2, "tuned_us": 1}, {"rule_us": 8, "tuned_us": 1}]) == 3
 
 

@@ -1,0 +1,173 @@
+"""Defining an op so that every transform of PyTorch treats it as one of its own.
+
+The public ways fall short: ``torch.library.register_autograd`` answers zero in forward mode and
+raises in ``torch.func.grad``; ``torch.autograd.Function`` loses its jvp under ``torch.compile``. A
+kernel of the op's own under the Autograd key does all of it, at the price of private names. On a
+version of PyTorch where these were not tried, ``register_autograd`` serves ordinary training and
+``torch.compile``, and forward mode raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from akm_triton.tracing import KNOWN, is_transformed
+
+if KNOWN:
+    from torch._functorch.utils import enable_single_level_autograd_function
+    from torch._subclasses.functional_tensor import FunctionalTensorMode
+    from torch.autograd.function import _SingleLevelFunction
+else:
+    warnings.warn(
+        f"akm_triton was not tried on PyTorch {torch.__version__}: forward mode and "
+        "torch.func.grad will raise; all else works",
+        stacklevel=2,
+    )
+
+_library = torch.library.Library("akm_triton", "DEF")
+_requires_grad = operator.attrgetter("requires_grad")
+
+
+def define(
+    schema: str,
+    kernel: Callable[..., Any],
+    *,
+    fake: Callable[..., Any],
+    vjp: Callable[..., Any],
+    jvp: Callable[..., Any],
+    vmap: Callable[..., Any],
+    decomposes: Callable[..., bool],
+) -> Callable[..., Any]:
+    """Define the op of this schema, whose tensors come first, and return it.
+
+    AOTAutograd keeps its results on disk and does not see formulas in Python: give the op a new
+    name when one of them changes.
+
+    Args:
+        kernel: computes the op, on any device.
+        fake: the same on tensors without data.
+        vjp: reverse mode. ``(needs_grad, *arguments, *cotangents)`` to a gradient or None for each
+            tensor; a cotangent may be None.
+        jvp: forward mode. ``(tangents, *arguments)`` to the tangents of the results; a tangent may
+            be None, but not all of them.
+        vmap: ``(op, info, in_dims, *arguments)``, else as for ``torch.library.register_vmap``.
+        decomposes: ``(*arguments)`` to whether a graph that AOTAutograd traces shall hold the
+            kernel's own operations instead of the op: Inductor can fuse those, and needs no Python
+            to run them.
+    """
+    name = schema.partition("(")[0]
+    _library.define(schema)
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    op = getattr(torch.ops.akm_triton, name).default
+    torch.library.register_fake(op, fake, lib=_library)
+    torch.library.register_vmap(op, functools.partial(vmap, op), lib=_library)
+    count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+    if not KNOWN:
+        return _with_public_autograd(op, count, vjp)
+    _add_autograd(op, count, kernel, vjp, jvp)
+    _add_decomposition(op, kernel, decomposes)
+    return op
+
+
+def _add_autograd(
+    op: Any, count: int, kernel: Callable[..., Any],
+    vjp: Callable[..., Any], jvp: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Give the op, whose first ``count`` arguments are tensors, a kernel under the Autograd key."""
+    name = op._schema.name.partition("::")[2]
+    below, last = torch._C._after_autograd_keyset, torch._C._after_ADInplaceOrView_keyset
+    devices = torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA
+
+    class Formula(_SingleLevelFunction):
+        _compiled_autograd_key = torch.autograd.Function._compiled_autograd_key
+
+        @staticmethod
+        def forward(outer: tuple[Any, bool, bool], *args: Any) -> Any:
+            keyset, grad_mode, forward_mode = outer
+            # apply has switched both modes off, and outer levels would lose their derivatives
+            with (
+                torch.set_grad_enabled(grad_mode),
+                forward_ad._set_fwd_grad_enabled(forward_mode),
+                torch._C._AutoDispatchBelowAutograd(),
+            ):
+                return op.redispatch(keyset & below, *args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            tensors, ctx.options = inputs[1 : count + 1], inputs[count + 1 :]
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            needs_grad = ctx.needs_input_grad[1 : count + 1]
+            grads = vjp(needs_grad, *ctx.saved_tensors, *ctx.options, *cotangents)
+            return None, *grads, *[None] * len(ctx.options)
+
+        @staticmethod
+        def jvp(ctx: Any, _: None, *tangents: Any) -> Any:
+            # called with forward mode off, without which outer levels would lose their tangents
+            with forward_ad._set_fwd_grad_enabled(True):
+                primals = [forward_ad.unpack_dual(x, level=0).primal for x in ctx.saved_tensors]
+                return jvp(tangents[:count], *primals, *ctx.options)
+
+    Formula.__name__ = Formula.__qualname__ = name
+
+    def autograd(keyset: Any, *args: Any) -> Any:
+        grad_mode, forward_mode = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        differentiable = grad_mode and any(map(_requires_grad, args[:count]))
+        if differentiable or is_transformed():
+            with enable_single_level_autograd_function():
+                return Formula.apply((keyset, grad_mode, forward_mode), *args)  # type: ignore[attr-defined]
+        with torch._C._AutoDispatchBelowAutograd():
+            if (keyset & last).highestPriorityTypeId() in devices:
+                return kernel(*args)  # saves half of the way through the dispatcher
+            return op.redispatch(keyset & below, *args)
+
+    _library.impl(name, autograd, "Autograd", with_keyset=True)
+
+
+def _add_decomposition(
+    op: Any, kernel: Callable[..., Any], decomposes: Callable[..., bool]
+) -> None:
+    """Have the graphs that AOTAutograd traces hold what the kernel does, where ``decomposes``."""
+
+    def rule(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not decomposes(*args):
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        with mode:
+            return kernel(*args)
+
+    torch.library.register_torch_dispatch(op, FunctionalTensorMode, rule, lib=_library)
+
+
+def _with_public_autograd(op: Any, count: int, vjp: Callable[..., Any]) -> Callable[..., Any]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:count])
+        ctx.options = inputs[count:]
+        ctx.set_materialize_grads(False)
+
+    def gradients(ctx: Any, *cotangents: Any) -> Any:
+        needs_grad = ctx.needs_input_grad[:count]
+        grads = vjp(needs_grad, *ctx.saved_tensors, *ctx.options, *cotangents)
+        return *grads, *[None] * len(ctx.options)
+
+    torch.library.register_autograd(op, gradients, setup_context=setup_context, lib=_library)
+
+    def call(*args: Any) -> Any:
+        if any(forward_ad.unpack_dual(x).tangent is not None for x in args[:count]):
+            raise NotImplementedError(
+                f"{op} has no forward-mode derivative on PyTorch {torch.__version__}, on which "
+                "akm_triton was not tried"
+            )
+        return op(*args)
+
+    return call

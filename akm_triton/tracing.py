@@ -1,0 +1,96 @@
+"""What PyTorch is doing with a call: tracing it, transforming it, differentiating it or nothing.
+
+Most of the names used here are private to PyTorch. They were tried on the versions that ``KNOWN``
+covers; on any other version nothing here uses them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+KNOWN = (2, 11) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 15)
+"""Whether the private names of PyTorch used by this package were tried on this version."""
+
+if KNOWN:
+    from torch._subclasses.functional_tensor import FunctionalTensor
+    from torch.utils._python_dispatch import _disable_current_modes
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def in_graph(x: Tensor) -> bool:
+    """Whether x belongs to a graph that AOTAutograd is tracing. An op sees such tensors only where
+    it decomposes."""
+    return KNOWN and isinstance(x, FunctionalTensor)
+
+
+def value_at_trace(size: int | torch.SymInt) -> int:
+    """A size, or the value it had when it became a symbol: a value to choose by without a guard."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def in_export() -> bool:
+    """Whether ``torch.export`` is tracing; its graphs keep the ops that launch Triton kernels."""
+    export = sys.modules.get("torch.export._trace")  # takes seconds to import: it is no business
+    return export is not None and export.custom_triton_ops_decomposition_disabled()  # of ours
+
+
+def in_backward() -> bool:
+    """Whether the autograd engine is calling."""
+    return KNOWN and torch._C._current_graph_task_id() != -1
+
+
+def is_transformed() -> bool:
+    """Whether forward mode, a transform of torch.func or a dispatch mode, such as a trace, may be
+    at work."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def can_skip_dispatcher(*tensors: Tensor) -> bool:
+    """Whether a call on these tensors may go straight to its kernels: nothing differentiates,
+    transforms, traces or profiles it, and the tensors hold data."""
+    if not KNOWN or torch.compiler.is_compiling():
+        return False
+    recorded = torch.is_grad_enabled()
+    for x in tensors:
+        if type(x) not in _PLAIN_TYPES or (recorded and x.requires_grad):
+            return False
+        if not (x.is_cuda or x.is_cpu):
+            return False
+    return (
+        not is_transformed()
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not torch._C._autograd._profiler_enabled()
+    )
+
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Tensors made here belong to no transform, no mode and no inference: any call may keep
+    them."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if KNOWN:
+            stack.enter_context(_disable_current_modes())
+            stack.enter_context(torch._C._DisableFuncTorch())
+        yield
+
+
+def constant_when_compiled(function: _Function) -> _Function:
+    """``torch.compiler.assume_constant_result``, without the second that importing it takes."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
