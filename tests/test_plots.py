@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from bench import providers
+from bench import providers, results
 from plots import style
 from plots.__main__ import FIGURES, main, record_of
 
@@ -294,6 +294,25 @@ def test_a_committed_figure_is_of_the_newest_result(name: str) -> None:
 def test_all_committed_figures_are_known() -> None:
     assert PNGS == sorted(MEASURED)
     assert not list(style.FOLDER.glob("*.svg"))
+
+
+def test_the_gallery_shows_every_figure_with_its_file_and_command() -> None:
+    gallery = (style.FOLDER / "README.md").read_text("utf-8")
+    sections = {
+        match: section
+        for section in re.split(r"^## ", gallery, flags=re.MULTILINE)
+        for match in re.findall(r"\]\((\w+)\.png\)", section)
+    }
+    assert sorted(sections) == PNGS
+    for name, section in sections.items():
+        record: Any = record_of(name)
+        many = isinstance(record, list)
+        device = (record[0] if many else record)["device"]
+        file = results.ROOT / results.slug(device) / f"{FIGURES[name]}.json"
+        (link,) = re.findall(r"\]\((\.\./bench/results/[^)]+)\)", section)
+        assert (style.FOLDER / link).resolve() == (file.parent if many else file)
+        assert f"`python -m plots {name}`" in section
+        assert device in section
 
 
 def test_the_command_draws_what_is_named(
