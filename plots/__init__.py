@@ -1,1 +1,1 @@
-"""Figures: ``python -m plots`` redraws them from ``bench/results`` and two photographs."""
+"""Figures: ``python -m plots`` draws them from ``bench/results`` and two photographs."""

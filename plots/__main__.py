@@ -1,15 +1,21 @@
-"""``python -m plots``: redraw every figure from the newest result files, and only from them."""
+"""``python -m plots [figure ...]``: draw figures, from the newest result files alone."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
 
 from bench import results
-from plots.style import save
+from plots import style
 
-# figure, which a module draws → the sweep whose rows it shows
+# figure, which the module of that name draws → the result file that it shows; a pattern stands for
+# many files, of which the figure gets a list
 FIGURES = {
     "blur": "digits",
     "kernel_size": "kernel-size",
+    "kernel_size_all": "kernel-size",
     "shapes": "shapes",
     "scaling": "scaling",
     "accuracy": "accuracy",
@@ -18,19 +24,32 @@ FIGURES = {
     "model": "model",
     "small_maps": "small-maps",
     "meta": "meta",
+    "fewshot": "fewshot/glyphs-5way-1shot-*",
 }
-FEWSHOT = "fewshot/glyphs-5way-1shot-*"  # one file a run, one figure of all
 
 
-def main() -> None:
-    found: dict[str, Any] = {name: results.newest(sweep) for name, sweep in FIGURES.items()}
-    found["fewshot"] = results.every(FEWSHOT)
-    for name, record in found.items():
-        if not record:
-            print(f"not drawn: {name}, of which there is no result")
-            continue
-        for path in save(import_module(f"plots.{name}").draw(record), name):
+def record_of(name: str, root: Path = results.ROOT) -> style.Record | None:
+    """What ``draw`` of the figure is given; None or empty where nothing was measured."""
+    source = FIGURES[name]
+    return results.every(source, root) if "*" in source else results.newest(source, root)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m plots", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="figure", help=f"of {', '.join(FIGURES)}")
+    parser.add_argument("--results", type=Path, default=results.ROOT, help="a folder of results")
+    parser.add_argument("--out", type=Path, default=style.FOLDER, help="where the figures go")
+    options = parser.parse_args(argv)
+    if unknown := set(options.names) - set(FIGURES):
+        parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+    for name in options.names or FIGURES:
+        record = record_of(name, options.results)
+        if record:
+            figure = import_module(f"plots.{name}").draw(record)
+            path = style.save(figure, name, style.source_of(record), options.out)
             print(f"drawn: {path}")
+        else:
+            print(f"not drawn: {name}, there is no result of {FIGURES[name]}")
 
 
 if __name__ == "__main__":

@@ -4,50 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from bench import accuracy, providers
-from plots.style import look, measured_on
+from bench import accuracy
+from plots.style import legend_below, log_sizes, look, measured_on, panels
 
-TITLES = {"y": "y", "dz": "gradient by z", "dsigma": "gradient by σ"}
+TITLES = {"y": "output", "dz": "gradient w.r.t. map", "dsigma": "gradient w.r.t. σ"}
 
 
-def draw(sweep: dict[str, Any]) -> Figure:
-    rows = [row for row in sweep["rows"] if row["status"] == "ok"]
+def draw(record: dict[str, Any]) -> Figure:
+    rows = [row for row in record["rows"] if row["status"] == "ok" and row["max"] > 0]
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
-    figure, axes = plt.subplots(
-        len(dtypes), len(accuracy.WHAT), figsize=(10.5, 1.4 + 2.4 * len(dtypes)), sharex=True,
-        sharey="row", squeeze=False, layout="constrained",
-    )  # fmt: skip
-    lines: dict[str, Any] = {}
+    figure, axes = panels(
+        len(dtypes), len(accuracy.WHAT), 1.5 + 2.2 * len(dtypes), sharex=True, sharey="row"
+    )
     for line, dtype in zip(axes, dtypes, strict=True):
         for axis, what in zip(line, accuracy.WHAT, strict=True):
-            for provider in (providers.OURS, *providers.RIVALS):
-                found = [
-                    row
-                    for row in rows
-                    if (row["dtype"], row["what"], row["provider"]) == (dtype, what, provider.name)
-                    and row["max"] > 0
-                ]
-                if found:
-                    (lines[provider.name],) = axis.plot(
-                        [row["kernel"] for row in found], [row["max"] for row in found],
-                        markersize=4, **look(provider.name),
-                    )  # fmt: skip
-            kernels = sorted({row["kernel"] for row in rows})
-            axis.set_xscale("log")
+            here = [row for row in rows if (row["dtype"], row["what"]) == (dtype, what)]
+            for name in dict.fromkeys(row["provider"] for row in here):
+                found = [row for row in here if row["provider"] == name]
+                axis.plot(
+                    [row["kernel"] for row in found], [row["max"] for row in found],
+                    label=name, **look(name),
+                )  # fmt: skip
             axis.set_yscale("log")
-            axis.set_xticks(kernels, [str(kernel) for kernel in kernels])
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.grid(True)
             axis.set_title(f"{TITLES[what]}, {dtype}")
+            log_sizes(axis, (row["kernel"] for row in rows))
         line[0].set_ylabel("largest error / largest value")
     for axis in axes[-1]:
-        axis.set_xlabel("kernel size K = 2R + 1 (pixels)")
-    figure.legend(
-        handles=list(lines.values()), labels=list(lines), loc="outside lower center", ncols=4
-    )
-    figure.suptitle(f"Errors against float64\n{measured_on(sweep)}", fontsize=10)
+        axis.set_xlabel("kernel size K (pixels)")
+    legend_below(figure, 4)
+    figure.suptitle(f"Errors against float64 (lower is better)\n{measured_on(record)}")
     return figure

@@ -1,66 +1,54 @@
-"""Throughput over kernel size: ours and each rival, one panel per map and direction."""
+"""Our speed by the best rival's over kernel size, a line for each map."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from bench import comparison, kernel_size, providers
-from bench.sweep import Row, title
-from plots.style import look, measured_on
+from bench import comparison, kernel_size
+from bench.sweep import Row
+from plots.style import legend_below, log_ratios, log_sizes, measured_on, panels, series
 
 
-def draw(sweep: dict[str, Any]) -> Figure:
-    panels = kernel_size.panels(sweep["rows"])
-    maps = list(dict.fromkeys((shape, dtype) for shape, dtype, _ in panels))
-    figure, axes = plt.subplots(
-        len(comparison.DIRECTIONS), len(maps), figsize=(1.6 + 3.7 * len(maps), 6.6),
-        sharex=True, sharey="row", squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for row, direction in zip(axes, comparison.DIRECTIONS, strict=True):
-        for axis, (shape, dtype) in zip(row, maps, strict=True):
-            _draw_panel(axis, panels[shape, dtype, direction])
-            axis.set_title(f"{title(shape)} {dtype}, {direction}")
-        row[0].set_ylabel("throughput (Gelement/s)")
-    for axis in axes[-1]:
+def draw(record: dict[str, Any]) -> Figure:
+    grouped = kernel_size.panels(record["rows"])
+    maps = list(dict.fromkeys((shape, dtype) for shape, dtype, _ in grouped))
+    figure, axes = panels(1, len(comparison.DIRECTIONS), 3.9, sharey=True)
+    for axis, direction in zip(axes[0], comparison.DIRECTIONS, strict=True):
+        every: list[float] = []
+        for number, (shape, dtype) in enumerate(maps):
+            found = ratios(grouped.get((shape, dtype, direction), {}))
+            every += [middle for _, middle, _ in found.values()]
+            axis.errorbar(
+                list(found), [middle for _, middle, _ in found.values()],
+                [[middle - low for low, middle, _ in found.values()],
+                 [high - middle for _, middle, high in found.values()]],
+                label=f"{shape[2]}×{shape[3]}, {shape[1]} channels, batch {shape[0]}, {dtype}",
+                elinewidth=0.7, **series(number),
+            )  # fmt: skip
+        faster = sum(ratio > 1 for ratio in every)
+        axis.set_title(f"{direction}: akm_triton is faster at {faster} of {len(every)} points")
         axis.set_xlabel("kernel size K = 2R + 1 (pixels)")
-    lines: dict[str, Any] = {}
-    for axis in axes.flat:
-        handles, labels = axis.get_legend_handles_labels()
-        lines.update(zip(labels, handles, strict=True))
-    figure.legend(
-        handles=list(lines.values()), labels=list(lines), loc="outside lower center", ncols=5
-    )
+        log_sizes(axis, (row["kernel"] for row in record["rows"]))
+    for axis in axes[0]:
+        log_ratios(axis, "y")
+    axes[0, 0].set_ylabel("speed of akm_triton / best rival\n(above 1: akm_triton is faster)")
+    legend_below(figure, 2)
     figure.suptitle(
-        "Gaussian blur with a σ for each channel: median of interleaved calls, bars p20 to p80\n"
-        f"{measured_on(sweep)}",
-        fontsize=10,
+        "Gaussian blur: akm_triton against the best rival that does the same work, point by point\n"
+        f"{measured_on(record)}"
     )
     return figure
 
 
-def _draw_panel(axis: Axes, columns: dict[int, list[Row]]) -> None:
-    for provider in (providers.OURS, *providers.RIVALS, providers.COPY):
-        found = [
-            row
-            for column in columns.values()
-            for row in column
-            if row["provider"] == provider.name and row["status"] == "ok"
-        ]
-        if found:
-            speeds = [row["gelements"] for row in found]
-            low = [x * (1 - row["p50"] / row["p80"]) for x, row in zip(speeds, found, strict=True)]
-            high = [x * (row["p50"] / row["p20"] - 1) for x, row in zip(speeds, found, strict=True)]
-            axis.errorbar(
-                [row["kernel"] for row in found], speeds, (low, high),
-                label=provider.name, elinewidth=0.7, markersize=5, **look(provider.name),
-            )  # fmt: skip
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xticks(list(columns), [str(kernel) for kernel in columns])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.grid(True)
+def ratios(columns: dict[int, list[Row]]) -> dict[int, tuple[float, float, float]]:
+    """By kernel size: the ratio of the medians, between the ratios of p20 to p80 and p80 to p20."""
+    found = {}
+    for kernel, rows in columns.items():
+        mine, rival = comparison.ours(rows), comparison.best_rival(rows)
+        if mine and rival:
+            pairs = (("p20", "p80"), ("p50", "p50"), ("p80", "p20"))
+            low, middle, high = (rival[theirs] / mine[ours] for theirs, ours in pairs)
+            found[kernel] = (low, middle, high)
+    return found

@@ -4,75 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator
 
+from bench import meta
 from bench.sweep import Row
-from plots.style import measured_on
+from plots.style import MIB, MS, in_units, log_sizes, measured_on, panels, series
 
-# adapt, at once → how it is drawn
-TASKS: dict[tuple[str, bool], dict[str, Any]] = {
-    ("all", True): {"color": "black", "marker": "o", "linestyle": "-"},
-    ("all", False): {"color": "black", "marker": "o", "linestyle": "--", "mfc": "none"},
-    ("modulation", True): {"color": "#D55E00", "marker": "s", "linestyle": "-"},
-    ("modulation", False): {"color": "#D55E00", "marker": "s", "linestyle": "--", "mfc": "none"},
-}
-STEPS: dict[bool, dict[str, Any]] = {
-    False: {"color": "black", "marker": "o", "linestyle": "-"},
-    True: {"color": "#0072B2", "marker": "^", "linestyle": "--"},
-}
+ADAPT = {"all": "all parameters", "modulation": "r and s alone"}
 
 
-def draw(sweep: dict[str, Any]) -> Figure:
-    rows = sweep["rows"]
-    by_steps = [row for row in rows if row["checkpoint"]]
-    steps_tasks = by_steps[0]["tasks"] if by_steps else None
-    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), layout="constrained")
-    for line, key, label in zip(
-        axes, ("p50", "peak_bytes"), ("time (s)", "peak memory (bytes)"), strict=True
+def draw(record: dict[str, Any]) -> Figure:
+    by_tasks, by_steps = cases(record["rows"])
+    figure, axes = panels(2, 2, 5.6, sharex="col", sharey="row")
+    for line, key, label, unit in (
+        (axes[0], "p50", "time (ms)", MS),
+        (axes[1], "peak_bytes", "peak memory (MiB)", MIB),
     ):
-        for (adapt, at_once), look in TASKS.items():
-            found = [
-                row
-                for row in rows
-                if (row["adapt"], row["at_once"]) == (adapt, at_once)
-                and row["steps"] == 3
-                and not row["checkpoint"]
-            ]
-            name = f"adapt={adapt}, {'at once' if at_once else 'one by one'}"
-            _line(line[0], found, "tasks", key, name, look)
-        for again, look in STEPS.items():
-            found = [
-                row
-                for row in rows
-                if row["checkpoint"] == again
-                and row["tasks"] == steps_tasks
-                and row["steps"] != 3
-                and row["adapt"] == "all"
-            ]
-            name = "inner steps computed again" if again else "inner steps kept"
-            _line(line[1], found, "steps", key, name, look)
+        _draw_lines(line[0], by_tasks, "tasks", key)
+        _draw_lines(line[1], by_steps, "steps", key)
+        line[0].set_yscale("log", base=2)
+        line[0].yaxis.set_major_locator(LogLocator(base=2, numticks=12))
+        line[0].yaxis.set_major_formatter(in_units(unit))
         line[0].set_ylabel(label)
-    axes[1, 0].set_xlabel("tasks, of 3 inner steps")
-    axes[1, 1].set_xlabel(f"inner steps, of {steps_tasks} tasks")
+    steps, tasks = (next(iter(x.values()))[0] for x in (by_tasks, by_steps))
+    axes[1, 0].set_xlabel(f"tasks, of {steps['steps']} inner steps each")
+    axes[1, 1].set_xlabel(f"inner steps, of {tasks['tasks']} tasks at once")
     for axis in axes[0]:
-        axis.legend(fontsize=8)
+        axis.legend(loc="upper left")
     figure.suptitle(
-        "A meta-gradient of the few-shot network (5-way, 5 + 15 images of 28×28)\n"
-        f"{measured_on(sweep)}",
-        fontsize=10,
+        f"A second-order meta-gradient of the few-shot network ({meta.WAY}-way, {meta.WAY} + "
+        f"{meta.WAY * meta.QUERY} images of {meta.SIZE}×{meta.SIZE})\n{measured_on(record)}"
     )
     return figure
 
 
-def _line(axis: Axes, rows: list[Row], x: str, y: str, name: str, look: dict[str, Any]) -> None:
-    if not rows:
-        return
-    axis.plot([row[x] for row in rows], [row[y] for row in rows], label=name, **look)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xticks([row[x] for row in rows], [str(row[x]) for row in rows])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.grid(True)
+def cases(rows: list[Row]) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
+    """The lines over tasks and those over inner steps. Where steps are varied, each number of them
+    was measured with and without checkpoints."""
+    varied = {row["steps"] for row in rows if row["checkpoint"]}
+    by_tasks: dict[str, list[Row]] = {}
+    by_steps: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["steps"] in varied:
+            name = "inner steps computed again" if row["checkpoint"] else "inner steps kept"
+            by_steps.setdefault(name, []).append(row)
+        else:
+            name = f"{ADAPT[row['adapt']]}, tasks {'at once' if row['at_once'] else 'one by one'}"
+            by_tasks.setdefault(name, []).append(row)
+    return by_tasks, by_steps
+
+
+def _draw_lines(axis: Axes, lines: dict[str, list[Row]], x: str, y: str) -> None:
+    for number, (name, rows) in enumerate(lines.items()):
+        axis.plot([row[x] for row in rows], [row[y] for row in rows], label=name, **series(number))
+    log_sizes(axis, (row[x] for rows in lines.values() for row in rows))

@@ -1,69 +1,79 @@
-"""Every kernel on the measured roofline of the device."""
+"""Every op below the two measured ceilings of the device."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench import roofline
-from plots.style import measured_on
-
-LOOKS = {
-    "blur": ("o", "#0072B2"),
-    "blur_adjoint": ("s", "#56B4E9"),
-    "blur_pair": ("^", "#009E73"),
-    "blur_pair_adjoint": ("v", "#E69F00"),
-    "tap_grads": ("D", "#CC79A7"),
-    "blur_backward": ("P", "#D55E00"),
-}
+from bench.sweep import Row, title
+from plots.style import in_units, legend_below, measured_on, panels, series
 
 
-def draw(sweep: dict[str, Any]) -> Figure:
-    rows = [row for row in roofline.kernels(sweep["rows"]) if row["status"] == "ok"]
+def draw(record: dict[str, Any]) -> Figure:
+    rows = [row for row in roofline.kernels(record["rows"]) if row["status"] == "ok"]
+    ceilings = roofline.ceilings(record["rows"])
     dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
-    figure, axes = plt.subplots(
-        1, len(dtypes), figsize=(3.6 + 5.2 * len(dtypes), 5.0), squeeze=False, sharey=True,
-        layout="constrained",
-    )  # fmt: skip
-    ceilings = roofline.ceilings(sweep["rows"])
-    for axis, dtype in zip(axes[0], dtypes, strict=True):
-        copy, product = ceilings["copy", dtype], ceilings["matmul", dtype]
-        found = [row for row in rows if row["dtype"] == dtype]
-        intensities = [row["operations"] / row["bytes"] for row in found]
-        ends = min(*intensities, product / copy) / 2, max(*intensities, product / copy) * 2
-        x = np.geomspace(*ends, 100)
-        axis.plot(x, np.minimum(copy * x, product), color="black", linewidth=1.4)
-        axis.annotate(f"copy {copy / 1e9:.0f} GB/s", (x[4], copy * x[4]), (4, -12),
-                      textcoords="offset points")  # fmt: skip
-        axis.annotate(f"matrix product {product / 1e9:.0f} Gflop/s", (ends[1], product), (-4, 4),
-                      textcoords="offset points", ha="right")  # fmt: skip
-        for op, (marker, colour) in LOOKS.items():
-            for last in (False, True):
-                points = [
-                    (row["operations"] / row["bytes"], row["flops"])
-                    for row in found
-                    if row["kernel"] == op and (row["layout"] == "channels_last") == last
-                ]
-                if points:
-                    axis.plot(
-                        *zip(*points, strict=True), marker=marker, color=colour, linestyle="none",
-                        markerfacecolor="none" if last else colour,
-                        label=f"{op}{', channels_last' if last else ''}",
-                    )  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("work by definition / least traffic (flop/byte)")
+    maps = list(dict.fromkeys((title(row["shape"]), row["layout"]) for row in rows))
+    figure, axes = panels(len(dtypes), 1, 1.2 + 3.4 * len(dtypes), sharex=True)
+    for axis, dtype in zip(axes[:, 0], dtypes, strict=True):
+        here = [row for row in rows if row["dtype"] == dtype]
+        _draw_ceilings(axis, ceilings["copy", dtype], ceilings["matmul", dtype], here)
+        for number, (shape, layout) in enumerate(maps):
+            found = [row for row in here if (title(row["shape"]), row["layout"]) == (shape, layout)]
+            axis.plot(
+                [_intensity(row) for row in found], [row["flops"] for row in found],
+                label=f"{shape}, {layout}", **{**series(number), "linestyle": "none"},
+            )  # fmt: skip
+        for radius in dict.fromkeys(row["radius"] for row in here):
+            _name_cluster(axis, radius, [row for row in here if row["radius"] == radius])
+        for scale, ticks, unit in (
+            (axis.set_xscale, axis.xaxis, 1), (axis.set_yscale, axis.yaxis, 1e-9)
+        ):  # fmt: skip
+            scale("log")
+            ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ticks.set_major_formatter(in_units(unit))
+            ticks.set_minor_formatter(NullFormatter())
+        lowest = min(row["flops"] for row in here)
+        axis.set_ylim(lowest / 5, 1.6 * ceilings["matmul", dtype])  # names stand below the points
+        axis.set_ylabel("work by definition (Gflop/s)")
         axis.set_title(dtype)
-        axis.grid(True)
-    axes[0, 0].set_ylabel("work by definition (flop/s)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles=handles, labels=labels, loc="outside lower center", ncols=3)
-    figure.suptitle(
-        f"Every kernel below the measured ceilings, K = 7 and 31\n{measured_on(sweep)}", fontsize=10
-    )
+    axes[-1, 0].set_xlabel("work by definition / least traffic (flop/byte)")
+    legend_below(figure, 2)
+    figure.suptitle(f"Every op below the measured ceilings\n{measured_on(record)}")
     return figure
+
+
+def _intensity(row: Row) -> float:
+    return float(row["operations"] / row["bytes"])
+
+
+def _draw_ceilings(axis: Axes, copy: float, product: float, rows: list[Row]) -> None:
+    intensities = [*map(_intensity, rows), product / copy]
+    x = np.geomspace(min(intensities) / 2, max(intensities) * 2, 100)
+    axis.plot(x, np.minimum(copy * x, product), color="black", linewidth=1.4)
+    axis.annotate(f"copy {copy / 1e9:.0f} GB/s", (x[0], copy * x[0]), (14, -4),
+                  textcoords="offset points")  # fmt: skip
+    axis.annotate(f"matrix product {product / 1e9:.0f} Gflop/s", (x[-1], product), (-4, 4),
+                  textcoords="offset points", ha="right")  # fmt: skip
+
+
+def _name_cluster(axis: Axes, radius: int, rows: list[Row]) -> None:
+    """The names of the ops below their points, and K beside them."""
+    ops: dict[float, dict[str, None]] = {}
+    for row in rows:
+        ops.setdefault(_intensity(row), {})[row["kernel"]] = None
+    lowest = min(row["flops"] for row in rows)
+    for x, names in ops.items():
+        axis.annotate(
+            ",\n".join(names), (x, lowest), (0, -6), textcoords="offset points", rotation=90,
+            ha="center", va="top", fontsize=8,
+        )  # fmt: skip
+    axis.annotate(
+        f"K = {2 * radius + 1}", (max(ops), max(row["flops"] for row in rows)), (12, 0),
+        textcoords="offset points", va="center", weight="bold",
+    )  # fmt: skip

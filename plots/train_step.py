@@ -4,47 +4,60 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import train_step
 from bench.sweep import Row
-from plots.style import measured_on
+from plots.style import MIB, MS, legend_below, measured_on, panels
 
-COLOURS = ("0.75", "#0072B2", "#56B4E9", "0.45", "#D55E00")
-HATCHES = ("", "", "////", "", "....")
+# by the name of the variant
+LOOKS: dict[str, dict[str, Any]] = {
+    "plain": {"color": "0.75"},
+    "AKM": {"color": "#0072B2"},
+    "AKM composed": {"color": "#56B4E9", "hatch": "////"},
+    "plain, compiled": {"color": "0.45"},
+    "AKM, compiled": {"color": "#D55E00", "hatch": "...."},
+}
 
 
-def draw(sweep: dict[str, Any]) -> Figure:
-    rows = [row for row in sweep["rows"] if row["status"] == "ok"]
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.0), layout="constrained")
-    _bars(axes[0], rows, "p50", "time of a step (s)")
+def draw(record: dict[str, Any]) -> Figure:
+    rows = [row for row in record["rows"] if row["status"] == "ok"]
+    figure, axes = panels(1, 2, 3.9, gridspec_kw={"width_ratios": (5, 3.4)})
     memory = "peak_bytes" if any(row.get("peak_bytes") for row in rows) else "saved_bytes"
-    kept = "peak memory" if memory == "peak_bytes" else "kept for backward"
-    _bars(axes[1], rows, memory, f"{kept} (bytes)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles=handles, labels=labels, loc="outside lower center", ncols=5)
-    figure.suptitle(f"A step of training\n{measured_on(sweep)}", fontsize=10)
+    _draw_bars(axes[0, 0], rows, "p50", MS)
+    _draw_bars(axes[0, 1], rows, memory, MIB)
+    axes[0, 0].set_title("time of a training step (ms)")
+    kept = "kept from forward to backward (MiB);\nnot visible under torch.compile"
+    axes[0, 1].set_title("peak memory (MiB)" if memory == "peak_bytes" else kept)
+    legend_below(figure, 5)
+    dtypes = ", ".join(dict.fromkeys(row["dtype"] for row in rows))
+    figure.suptitle(
+        f"ResNet with plain 3×3 convolutions and with AKM in their place, {dtypes}\n"
+        f"{measured_on(record)}"
+    )
     return figure
 
 
-def _bars(axis: Axes, rows: list[Row], key: str, label: str) -> None:
+def _draw_bars(axis: Axes, rows: list[Row], key: str, unit: float) -> None:
+    """A group of bars for each network, of the variants that have the key, with its value in the
+    unit."""
     networks = list(dict.fromkeys((row["network"], row["batch"], row["side"]) for row in rows))
-    width = 0.8 / len(train_step.VARIANTS)
-    for number, variant in enumerate(train_step.VARIANTS):
-        found = {
-            (row["network"], row["batch"], row["side"]): row[key]
-            for row in rows
-            if row["variant"] == variant and row.get(key)
-        }
-        at = [networks.index(network) + number * width for network in found]
-        axis.bar(
-            at, list(found.values()), width, label=variant, color=COLOURS[number],
-            hatch=HATCHES[number], edgecolor="white", linewidth=0.5,
+    found = [row for row in rows if row.get(key)]
+    variants = list(dict.fromkeys(row["variant"] for row in found))
+    width = 0.85 / max(1, len(variants))
+    for number, variant in enumerate(variants):
+        mine = [row for row in found if row["variant"] == variant]
+        places = [networks.index((row["network"], row["batch"], row["side"])) for row in mine]
+        bars = axis.bar(
+            [place + (number - (len(variants) - 1) / 2) * width for place in places],
+            [row[key] for row in mine], width, label=variant, edgecolor="white", linewidth=0.5,
+            **LOOKS.get(variant, {"color": "0.25"}),
         )  # fmt: skip
-    names = [f"{name}\n{batch}×3×{side}×{side}" for name, batch, side in networks]
-    axis.set_xticks(np.arange(len(networks)) + 0.4 - width / 2, names)
-    axis.set_xlim(-width, len(networks) - 0.2)
-    axis.set_ylabel(label)
+        axis.bar_label(bars, [f"{unit * row[key]:.0f}" for row in mine], fontsize=8)
+    names = [f"{name}\n{batch} images of {side}×{side}" for name, batch, side in networks]
+    axis.set_xticks(range(len(networks)), names)
+    axis.set_xlim(-0.5, len(networks) - 0.5)
+    axis.set_yticks([])  # the numbers stand at the bars
+    axis.spines["left"].set_visible(False)
+    axis.margins(y=0.08)
+    axis.grid(False)

@@ -1,4 +1,4 @@
-"""The benchmarks: what they write, whom they compare, and what the figures show."""
+"""The benchmarks: what they write and whom they compare."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import akm_triton as akm
@@ -32,7 +31,6 @@ from bench import (
     train_step,
 )
 from bench.sweep import QUICK, TINY, Budget, Row, Setting, Sweep
-from plots.__main__ import FIGURES
 
 CPU = torch.device("cpu")
 POINT = comparison.Point((2, 4, 20, 17), 3, CPU)
@@ -393,66 +391,3 @@ def test_the_digits_command_writes_what_it_prints(
     assert [row["epoch"] for row in record["rows"]] == [1]
     assert [len(layer["end"]["sigma"]) for layer in record["layers"]] == [16, 32]
     assert {*record["layers"][0]["start"]["sigma"]} == {0.3}
-
-
-def drawn(figure: Any) -> list[float]:
-    """Heights and positions of all points and bars; of roofs and annotations, nothing."""
-    found: list[float] = []
-    for axis in figure.axes:
-        for line in axis.get_lines():
-            if line.get_label() and len(line.get_xdata()) < 50:
-                found += [*line.get_xdata(), *line.get_ydata()]
-        found += [bar.get_height() for bars in axis.containers for bar in bars if is_bar(bar)]
-    return [float(x) for x in found if x is not None]
-
-
-def is_bar(artist: object) -> bool:
-    return isinstance(artist, Rectangle)
-
-
-def numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from numbers(item)
-    elif isinstance(value, (int, float)):
-        yield float(value)
-
-
-@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"blur"}))
-def test_a_figure_shows_numbers_of_its_file(name: str) -> None:
-    sweep = FIGURES[name]
-    try:
-        record = results.latest(sweep)
-    except FileNotFoundError:
-        pytest.skip(f"no result of {sweep} is committed")
-    known = set(numbers(record["rows"]))
-    known |= {row["operations"] / row["bytes"] for row in record["rows"] if "operations" in row}
-    figure = import_module(f"plots.{name}").draw(record)
-    plt.close(figure)
-    values = drawn(figure)
-    places = set(range(len(record["rows"])))  # rows of a panel, from the top
-    assert len(values) > 10
-    assert [x for x in values if x not in known | places] == []
-
-
-@pytest.mark.parametrize("name", sorted(FIGURES))
-def test_a_committed_figure_has_its_file(name: str) -> None:
-    from plots.style import FOLDER
-
-    if (FOLDER / f"{name}.png").exists():
-        assert results.latest(FIGURES[name])["rows"]
-        assert (FOLDER / f"{name}.svg").exists()
-
-
-def test_the_blur_figure_shows_the_file() -> None:
-    from plots import blur
-
-    digits = results.latest("digits")
-    figure = blur.draw(digits)
-    channels = sum(len(layer["end"]["sigma"]) for layer in digits["layers"])
-    for axis in figure.axes[-2:]:
-        assert sum(bar.get_height() for bars in axis.containers for bar in bars) == channels
-    assert blur.photographs().shape == (2, 3, *blur.SIZE)
-    plt.close(figure)
