@@ -248,4 +248,4 @@ def modulate(
     t = taps_of(r, r if s is None else s, s is not None, max_radius, gaussian, truncate)
     if skip:
         return _blur_kernel(z, t, border, False, backend)
-    return blur(z, t, border, False, backend)
+    return _blur(z, t, border, False, backend)

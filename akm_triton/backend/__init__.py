@@ -4,13 +4,13 @@ Both have ``blur``, ``blur_pair``, ``tap_grads`` and ``blur_backward`` on maps a
 has ``gated_taps`` and its two derivatives too.
 """
 
+import functools
 from typing import Any
-
-from akm_triton.backend import torch as torch_backend
 
 BACKENDS = ("triton", "torch")
 
 
+@functools.cache
 def get(name: str) -> Any:
     """The module of a backend. Triton is optional, so its backend is imported when it is first
     asked for.
@@ -19,6 +19,8 @@ def get(name: str) -> Any:
         ImportError: Triton is asked for and is not installed.
     """
     if name == "torch":
+        from akm_triton.backend import torch as torch_backend
+
         return torch_backend
     from akm_triton.backend import triton as triton_backend
 

@@ -10,19 +10,14 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
 
 
-def has_channels_innermost(x: Tensor) -> bool:
-    """Whether neighbouring channels lie side by side in memory, dense or not."""
-    return x.shape[1] > 1 and x.stride(1) == 1
-
-
 def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def empty_like(z: Tensor) -> Tensor:
     """An output in the memory format of z: channels_last or contiguous, whatever z's strides."""
-    last = torch.channels_last if is_channels_last(z) else torch.contiguous_format
-    return torch.empty_like(z, memory_format=last)
+    memory_format = torch.channels_last if is_channels_last(z) else torch.contiguous_format
+    return torch.empty_like(z, memory_format=memory_format)
 
 
 def format_as(z: Tensor, y: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import triton
 from torch import Tensor
 
 from akm_triton.backend import resident, streamed, tap_kernels
-from akm_triton.backend.layout import empty_like, has_channels_innermost
+from akm_triton.backend.layout import empty_like
 from akm_triton.gaussian import trapezoid
 from akm_triton.launch import choice
 from akm_triton.launch.device import Device, describe
@@ -54,36 +54,29 @@ def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any)
         _interception.instead(kernel, x, *args, **constants)
         return
     if in_graph(x):
-        torch.library.wrap_triton(kernel)[(programs,)](x, *args, **constants)
+        lift = torch.ops.aten.lift_fresh  # for tensors that come from outside the graph
+        lifted = {k: lift(v) if isinstance(v, Tensor) else v for k, v in constants.items()}
+        torch.library.wrap_triton(kernel)[(programs,)](x, *args, **lifted)
         return
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         kernel[(programs,)](x, *args, **constants)
 
 
-def _grids(
-    op: str, z: Tensor, taps: Tensor, border: str, plan: Plan | None
-) -> tuple[Grid, ...] | list[Grid]:
+def _grids(op: str, z: Tensor, taps: Tensor, border: str, plan: Plan | None) -> tuple[Grid, ...]:
     """The launches of an op: those of ``plan``, or else of what the chooser finds."""
     n, c, h, w = z.shape
     tracing = in_graph(z)
     problem = Problem(
         op, value_at_trace(n) if tracing else n, c, h, w, taps.shape[-1] - 1, border,
-        z.element_size(), has_channels_innermost(z), taps.dim() == 3,
+        z.element_size(), c > 1 and z.stride(1) == 1,  # dense or not, channels lie side by side
+        taps.dim() == 3,
     )  # fmt: skip
     device = _interception.device or describe(z.device)
-    if plan is None:
-        for observe in choice.observers:
-            observe(problem, device, z.device, tracing)
-        chosen = choice.choose(problem, device).grids
-    else:
-        chosen = grids(plan, problem, device)
-    if INTERPRET:  # which has no tensor cores to round for
-        return [g._replace(constants={**g.constants, "PRECISION": "ieee"}) for g in chosen]
-    return chosen
-
-
-def _kernels(grid: Grid) -> Any:
-    return streamed if grid.launch.config.streams(grid.problem) else resident
+    if plan is not None:
+        return grids(plan, problem, device)
+    for observe in choice.observers:
+        observe(problem, device, z.device, tracing)
+    return choice.choose(problem, device).grids
 
 
 def _float32_for_interpreter(x: Tensor) -> Tensor:
@@ -147,7 +140,7 @@ def _launch_blur(
 ) -> None:
     (a, b), (c, d) = taps[0], taps[-1]
     _launch(
-        _kernels(grid).blur_kernel, grid.programs,
+        (streamed if grid.streams else resident).blur_kernel, grid.programs,
         z, *_strides(z.stride()),
         y, *_strides(y.stride()),
         *_taps(a),
@@ -209,7 +202,7 @@ def _launch_grad(
         g, z, a, b = g.mT, z.mT, b, a
     written = dz if launch.dz else z  # z is not written
     _launch(
-        _kernels(grid).grad_kernel, grid.programs,
+        (streamed if grid.streams else resident).grad_kernel, grid.programs,
         g, *_strides(g.stride()),
         z, *_strides(z.stride()),
         written, *_strides(written.stride()),
@@ -242,7 +235,7 @@ def gated_taps(
             tap_kernels.gated_taps_kernel, r.numel(),
             r.contiguous(), s.contiguous(),
             t[0], t[1],
-            **_window(r, gated, max_radius, gaussian, truncate),
+            **_window(r.device, gated, max_radius, gaussian, truncate),
         )  # fmt: skip
     return t
 
@@ -260,7 +253,7 @@ def gated_taps_grad(
             r, s.contiguous(),
             dt[0], dt[1],
             dr, ds,
-            **_window(r, gated, max_radius, gaussian, truncate),
+            **_window(r.device, gated, max_radius, gaussian, truncate),
         )  # fmt: skip
     return dr, ds
 
@@ -280,19 +273,17 @@ def gated_taps_grad_grad(
             vr.contiguous(), vs.contiguous(),
             r_bar, s_bar,
             t_bar[0], t_bar[1],
-            **_window(r, gated, max_radius, gaussian, truncate),
+            **_window(r.device, gated, max_radius, gaussian, truncate),
         )  # fmt: skip
     return r_bar, s_bar, t_bar
 
 
+@functools.lru_cache(256)
 def _window(
-    r: Tensor, gated: bool, max_radius: int, gaussian: str, truncate: float | None
+    device: torch.device, gated: bool, max_radius: int, gaussian: str, truncate: float | None
 ) -> dict[str, Any]:
     """The arguments of the kernels that begin with tap_kernels.gaussian_taps."""
-    cos_minus_one, cosines = trapezoid(max_radius, torch.float32, r.device)
-    if in_graph(r):
-        lift = torch.ops.aten.lift_fresh
-        cos_minus_one, cosines = lift(cos_minus_one), lift(cosines)
+    cos_minus_one, cosines = trapezoid(max_radius, torch.float32, device)
     return dict(
         cos_minus_one_ptr=cos_minus_one, cosines_ptr=cosines, NODES=cos_minus_one.numel(),
         RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,

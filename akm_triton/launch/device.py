@@ -18,6 +18,8 @@ class Device(NamedTuple):
     """90 is Hopper."""
     shared_bytes: int
     """Shared memory that one program may have."""
+    interpreted: bool = False
+    """Whether Triton's interpreter stands in for it, on the CPU."""
 
     @property
     def warpgroup(self) -> bool:
@@ -32,10 +34,10 @@ H200 = Device("NVIDIA H200", 132, 90, 232_448)
 
 @functools.cache
 def describe(device: torch.device) -> Device:
-    """The device as a launch is planned for it; a processor stands in for a Hopper GPU, whose
-    kernels Triton's interpreter runs."""
+    """The device as launches are planned for it. On a CPU the interpreter runs Hopper's kernels."""
     if device.type != "cuda":
-        return H200._replace(name=f"{device.type} (interpreter)", multiprocessors=1)
+        name = f"{device.type} (interpreter)"
+        return H200._replace(name=name, multiprocessors=1, interpreted=True)
     properties = torch.cuda.get_device_properties(device)
     return Device(
         properties.name,

@@ -84,6 +84,8 @@ class Grid(NamedTuple):
     programs: int
     splits: int
     """Shares of the batch."""
+    streams: bool
+    """Whether blocks of rows stream by: which kernels run."""
     constants: dict[str, Any]
     """Compile-time arguments of the kernel."""
 
@@ -99,10 +101,11 @@ def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
         H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
         PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
         BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
-        PRECISION="ieee" if problem.is_16bit else cfg.precision,
+        PRECISION="ieee" if problem.is_16bit or device.interpreted else cfg.precision,
         num_warps=cfg.num_warps, num_stages=cfg.num_stages,
     )  # fmt: skip
-    if cfg.streams(problem):
+    streams = cfg.streams(problem)
+    if streams:
         constants |= dict(ASYMMETRIC=problem.asymmetric)
     if launch.da or launch.db:
         constants |= dict(
@@ -110,7 +113,8 @@ def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
             NEED_DA=launch.da and not launch.transposed,
             NEED_DB=launch.db or launch.transposed,
         )
-    return Grid(launch, problem, cfg.programs(problem.c) * splits, splits, constants)
+    programs = cfg.programs(problem.c) * splits
+    return Grid(launch, problem, programs, splits, streams, constants)
 
 
 def tile(
