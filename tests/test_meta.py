@@ -24,7 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import akm_triton as akm
 from akm_triton import meta
 from akm_triton.meta import MAML, Reptile, norms
-from akm_triton.meta.implicit import ImplicitMAML
 from reference import composition
 from tests.processes import in_two_processes
 
@@ -758,46 +757,3 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
         meta.save_checkpoint(path, {}, epoch=2)
     assert meta.load_checkpoint(path, {}) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["a.pt"]
-
-
-# Implicit gradients, by TorchOpt.
-
-implicit_test = pytest.mark.filterwarnings("ignore:We've integrated functorch:FutureWarning")
-
-
-@implicit_test
-def test_closed_form_of_implicit_maml() -> None:
-    """φ* = (h c + λ θ) / (h + λ) of quadratic tasks."""
-    pytest.importorskip("torchopt")
-    torch.manual_seed(0)
-    xs, cs, xq, cq = torch.rand(4, 5, 1, 3, dtype=torch.float64)
-    maml = ImplicitMAML(Point(), inner_lr=0.5, inner_steps=60, proximal=0.7)
-    result = maml(((xs, xs * cs), (xq, xq * cq)), half_square)
-    h, theta = xs**2, maml.model.w.detach()
-    phi = (h * cs + 0.7 * theta) / (h + 0.7)
-    slope = xq**2 * (phi - cq)
-    torch.testing.assert_close(result.losses, (slope * (phi - cq) / 2).sum((1, 2)))
-    found = gradients(maml, result.loss)["model.w"]
-    torch.testing.assert_close(found, (slope * 0.7 / (h + 0.7)).mean((0, 1)))
-    adapted = maml.adapt((xs[2], xs[2] * cs[2]), half_square)
-    torch.testing.assert_close(adapted.parameters["w"], phi[2, 0])
-
-
-@implicit_test
-def test_implicit_gradient_by_finite_differences() -> None:
-    """Of all parameters, where r and s alone move."""
-    pytest.importorskip("torchopt")
-    model = network()
-    maml = ImplicitMAML(
-        model, inner_lr=0.4, inner_steps=80, proximal=2.0, adapt="modulation", solver_steps=20
-    )
-    assert torch.autograd.gradcheck(
-        lambda *_: maml(episodes(1), F.cross_entropy).loss, tuple(model.parameters()),
-        fast_mode=True,
-    )  # fmt: skip
-
-
-def test_implicit_maml_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchopt", None)
-    with pytest.raises(ImportError, match="pip install torchopt"):
-        ImplicitMAML(Point())
