@@ -241,8 +241,8 @@ def test_sigma_moves_where_it_may(layer: str, tmp_path: Path) -> None:
 def test_what_moves_within_a_task(adapt: str, count: int) -> None:
     model = network.build("akm", "group", 8, 1, 28, 5)
     found = network.learner(model, "maml", adapt, 0.1, 0.5, 2)
-    assert len(found.names) == count
-    rates = dict(zip(found.names, found.rates, strict=True))
+    assert len(found.adapted_names) == count
+    rates = dict(zip(found.adapted_names, found.rates, strict=True))
     for name, rate in rates.items():
         assert round(float(rate), 6) == (0.5 if name.endswith((".r", ".s")) else 0.1)
 

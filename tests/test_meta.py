@@ -263,9 +263,9 @@ def test_what_vmap_gets_wrong_is_refused(
     maml.vectorize = True
     refused = norm in (batch, layers)
     if refused:
-        with pytest.raises(ValueError, match=r"moves 1.0.weight: .* wrong under vmap"):
+        with pytest.raises(ValueError, match=r"adapts 1.0.weight: .* wrong under vmap"):
             maml(episodes(), F.cross_entropy)
-        monkeypatch.setattr(norms, "OF_THE_DATA", {})
+        monkeypatch.setattr(norms, "INPUT_STATISTICS", {})
     found = gradients(maml, maml(episodes(), F.cross_entropy).loss)
     error = max(float((found[name] - want).abs().max()) for name, want in wanted.items())
     assert error > 1e-6 if refused else error < 1e-12
@@ -524,7 +524,7 @@ def test_adapt_gives_the_model_of_one_task(adapt: str) -> None:
     for number, (support, (xq, yq)) in enumerate(apart(episodes())):
         adapted = maml.adapt(support, F.cross_entropy)
         out = adapted(xq)
-        assert set(adapted.parameters) == set(maml.names)
+        assert set(adapted.parameters) == set(maml.adapted_names)
         torch.testing.assert_close(F.cross_entropy(out, yq).detach(), result.losses[number])
         accuracy = (out.argmax(1) == yq).double().mean()
         torch.testing.assert_close(accuracy, result.accuracy[number])
@@ -536,7 +536,7 @@ def test_parameters_without_gradient_stay() -> None:
     model = network()
     model[0].r.requires_grad_(False)
     maml = MAML(model, inner_steps=1)
-    assert maml.names == ["0.weight", "0.bias", "0.s", "3.weight", "3.bias"]
+    assert maml.adapted_names == ["0.weight", "0.bias", "0.s", "3.weight", "3.bias"]
     maml(episodes(), F.cross_entropy).loss.backward()
     assert model[0].r.grad is None and model[0].s.grad is not None
 
@@ -739,7 +739,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path) -> None:
     meta.save_checkpoint(tmp_path / "a.pt", {"model": nn.Linear(1, 1)}, epoch=3)
-    with pytest.raises(KeyError, match=r"holds .'model'., asked for .'net'."):
+    with pytest.raises(KeyError, match=r"holds .'model'., not .'net'."):
         meta.load_checkpoint(tmp_path / "a.pt", {"net": nn.Linear(1, 1)})
 
 
