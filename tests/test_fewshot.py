@@ -213,7 +213,7 @@ def test_missing_data_names_what_to_install(name: str, says: str, tmp_path: Path
 
 # Runs.
 
-SMALL = train.Settings(
+SMALL = train.RunSettings(
     dataset="toy", way=3, query=2, width=4, inner_steps=1, tasks=2, iterations=6, test_episodes=30,
     val_episodes=4,
 )  # fmt: skip

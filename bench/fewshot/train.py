@@ -33,7 +33,7 @@ POINTS = 50  # of the learning curve
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What makes a run: the same settings give the same numbers."""
 
     dataset: str = "glyphs"
@@ -63,7 +63,7 @@ class Settings:
 
 
 def run(
-    settings: Settings, data: datasets.Dataset, device: torch.device, checkpoint: Path,
+    settings: RunSettings, data: datasets.Dataset, device: torch.device, checkpoint: Path,
     progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, or go on from ``checkpoint``, and test; returns what the result file holds."""
@@ -152,7 +152,7 @@ def run(
 
 
 def evaluate(
-    learner: Learner, split: datasets.Split, data: datasets.Dataset, settings: Settings,
+    learner: Learner, split: datasets.Split, data: datasets.Dataset, settings: RunSettings,
     device: torch.device, test: bool,
 ) -> Tensor:  # fmt: skip
     """Accuracy of each episode after adapting to it; the episodes are the same at every call."""
@@ -171,7 +171,7 @@ def interval(values: Tensor) -> dict[str, float]:
 
 
 def _test_episodes(
-    split: datasets.Split, data: datasets.Dataset, settings: Settings
+    split: datasets.Split, data: datasets.Dataset, settings: RunSettings
 ) -> list[Episode]:
     sampler = _sampler(split, settings, data, TEST_SEED)
     sizes = [CHUNK] * (settings.test_episodes // CHUNK)
@@ -180,7 +180,7 @@ def _test_episodes(
 
 
 def _sampler(
-    split: datasets.Split, settings: Settings, data: datasets.Dataset, seed: int
+    split: datasets.Split, settings: RunSettings, data: datasets.Dataset, seed: int
 ) -> Sampler:
     return Sampler(
         split, settings.way, settings.shot, settings.query,
@@ -194,7 +194,7 @@ def _part(episodes: Episode, rank: int, ranks: int, device: torch.device) -> Epi
     return (xs, ys), (xq, yq)
 
 
-def _groups(learner: Learner, settings: Settings) -> list[dict[str, Any]]:
+def _groups(learner: Learner, settings: RunSettings) -> list[dict[str, Any]]:
     modulation = {f"model.{name}" for name in modulation_names(learner.model)}
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     return [
@@ -226,7 +226,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "adapt": network.ADAPT,
         "norm": network.NORMS,
     }
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(RunSettings):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
             choices=choices.get(field.name), help=f"default {field.default}",
@@ -241,8 +241,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Under ``torchrun`` the tasks of each outer step are shared by the processes."""
     options = _arguments(argv)
-    names = [field.name for field in dataclasses.fields(Settings)]
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    names = [field.name for field in dataclasses.fields(RunSettings)]
+    settings = RunSettings(**{name: getattr(options, name) for name in names})
     device = torch.device(options.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":
