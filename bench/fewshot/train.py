@@ -1,4 +1,4 @@
-"""Meta-train on episodes of one data set, test on 600 others of classes it has not seen."""
+"""Meta-train on episodes of a data set, then test on 600 episodes of its test split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POINTS = 50  # of the learning curve
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What makes a run: the same settings give the same numbers."""
+    """The settings of a run: the same settings give the same numbers."""
 
     dataset: str = "glyphs"
     way: int = 5
@@ -49,7 +49,7 @@ class RunSettings:
     inner_lr: float = 0.1
     modulation_lr: float = 0.1  # of r and s, in the inner loop
     lr: float = 2e-3  # of Adam, in the outer loop; falls to 0 as a cosine
-    modulation_boost: float = 5.0  # r and s take so many times larger outer steps
+    modulation_boost: float = 5.0  # factor of the outer learning rate of r and s
     tasks: int = 4  # of an outer step
     iterations: int = 1500  # outer steps
     val_episodes: int = 40  # of each point of the learning curve
@@ -92,7 +92,7 @@ def run(
     if checkpoint.exists():
         saved = load_checkpoint(checkpoint, parts)
         if saved["settings"] != dataclasses.asdict(settings):
-            raise ValueError(f"{checkpoint} is of other settings; remove it, or name another")
+            raise ValueError(f"{checkpoint} is of other settings; delete it or name another file")
         done, seconds, curve, losses = (saved[k] for k in ("done", "seconds", "curve", "losses"))
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if ranks > settings.tasks:
@@ -231,15 +231,15 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
             f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
             choices=choices.get(field.name), help=f"default {field.default}",
         )  # fmt: skip
-    parser.add_argument("--data", type=Path, help="folder of the data where it is not installed")
+    parser.add_argument("--data", type=Path, help="folder of the data, if not installed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=results.ROOT, help="a .json file, or a folder")
-    parser.add_argument("--checkpoint", type=Path, help="file; a run that was killed goes on")
+    parser.add_argument("--out", type=Path, default=results.ROOT, help="a .json file or a folder")
+    parser.add_argument("--checkpoint", type=Path, help="file from which a killed run continues")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
-    """Under ``torchrun`` the tasks of each outer step are shared by the processes."""
+    """Under ``torchrun`` the processes share the tasks of each outer step."""
     options = _arguments(argv)
     names = [field.name for field in dataclasses.fields(RunSettings)]
     settings = RunSettings(**{name: getattr(options, name) for name in names})
