@@ -1,5 +1,5 @@
-"""Time and memory of meta-gradients: tasks at once against one by one, inner steps kept or computed
-again."""
+"""Time and memory of a meta-gradient: all tasks at once or one by one, inner steps kept or computed
+again in the backward pass."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SLACK = 0.01
 
 
 class Peak(TorchDispatchMode):
-    """The most memory that the results of operators held at once, to SLACK."""
+    """The most memory that the results of operators held at once, within a factor 1 + SLACK."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.held = self.bytes = 0  # held counts what is gone until it is looked at again
+        self.held = self.bytes = 0  # held includes freed memory until it is counted again
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = op(*args, **(kwargs or {}))
@@ -72,7 +72,7 @@ def points() -> list[dict[str, Any]]:
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    """Of one meta-gradient: its time, and the peak of a run of its own."""
+    """The time of one meta-gradient, and its peak memory, which is measured in a separate run."""
     cases = points()[:2] if setting.budget is TINY else points()
     for case in tqdm(cases, desc="meta", unit="point"):
         run = meta_gradient(setting.device, **case)
@@ -88,10 +88,10 @@ def meta_gradient(
     torch.manual_seed(0)
     model = network.build("akm", "group", WIDTH, 1, SIZE, WAY).to(device)
     maml = MAML(model, inner_steps=steps, adapt=adapt, vectorize=at_once, checkpoint=checkpoint)
-    whole = episodes(tasks, device)
+    stacked = episodes(tasks, device)
 
     def run() -> None:
-        maml(whole, F.cross_entropy).loss.backward()
+        maml(stacked, F.cross_entropy).loss.backward()
 
     return run
 

@@ -213,7 +213,7 @@ def test_missing_data_names_what_to_install(name: str, says: str, tmp_path: Path
 
 # Runs.
 
-SMALL = train.Settings(
+SMALL = train.RunSettings(
     dataset="toy", way=3, query=2, width=4, inner_steps=1, tasks=2, iterations=6, test_episodes=30,
     val_episodes=4,
 )  # fmt: skip
@@ -241,8 +241,8 @@ def test_sigma_moves_where_it_may(layer: str, tmp_path: Path) -> None:
 def test_what_moves_within_a_task(adapt: str, count: int) -> None:
     model = network.build("akm", "group", 8, 1, 28, 5)
     found = network.learner(model, "maml", adapt, 0.1, 0.5, 2)
-    assert len(found.names) == count
-    rates = dict(zip(found.names, found.rates, strict=True))
+    assert len(found.adapted_names) == count
+    rates = dict(zip(found.adapted_names, found.rates, strict=True))
     for name, rate in rates.items():
         assert round(float(rate), 6) == (0.5 if name.endswith((".r", ".s")) else 0.1)
 

@@ -1,6 +1,7 @@
-"""Meta-learning: parameters, r and s among them, from which a few steps on a support set suffice.
+"""Meta-learning: learn parameters, r and s among them, from which a few gradient steps on a small
+support set suffice.
 
-The inner loop is ``learner.py``; what the outer loop descends, ``maml.py`` and ``reptile.py``.
+The inner loop is in ``learner.py``, the losses of the outer loop in ``maml.py`` and ``reptile.py``.
 """
 
 from akm_triton.meta.learner import Adapted, Result

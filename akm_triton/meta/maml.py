@@ -1,64 +1,64 @@
-"""MAML and its relatives: descend the query loss through the inner loop."""
+"""MAML and its relatives: minimise the query loss by differentiating through the inner loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
-from akm_triton.meta.episodes import Episodes, LossFunction
-from akm_triton.meta.learner import Learner, Result
-from akm_triton.meta.selection import Adapt, InnerRate
+from akm_triton.meta.episodes import Episodes
+from akm_triton.meta.learner import Learner, LossFunction, Result
+from akm_triton.meta.options import read_numbers
+from akm_triton.meta.selection import Adapt, InnerRate, Numbers
 
 
 class MAML(Learner):
-    r"""Model-agnostic meta-learning: parameters from which a few steps on a support set lead to a
-    small loss on the query set.
+    r"""Model-agnostic meta-learning: learn parameters from which a few gradient steps on a support
+    set lead to a small loss on the query set.
 
     .. math:: φ_0 = θ, \quad φ_{k+1} = φ_k - α_k ∇_φ L(φ_k; support), \quad
               \min_θ \mathrm{mean}_\mathrm{tasks} L(φ_K; query)
 
-    Works on any module: it is called with ``torch.func.functional_call``, and nothing in it is
-    changed but the ``.grad`` that ``result.loss.backward()`` adds. Tasks of the same shapes go
-    through it all at once by ``vmap``. Where ``adapt="modulation"``, the convolutions keep one
-    weight for all tasks and stay ordinary convolutions of one large batch, and r and s become
-    parameters of each sample.
+    Works on any module, which is called by ``torch.func.functional_call`` and left unchanged,
+    except that ``result.loss.backward()`` adds to ``.grad``. Tasks of the same shapes go through it
+    all at once, by ``vmap``. With ``adapt="modulation"`` all tasks share the weights of the
+    convolutions, which therefore stay ordinary convolutions of one large batch; r and s get one
+    value for each sample.
 
     Args:
-        model: outputs ``(N, classes)`` for labels, or whatever ``loss_fn`` takes. What ``vmap`` has
-            no rule for, such as ``nn.LSTM`` or a branch by a tensor's value, needs
-            ``vectorize=False``.
-        inner_lr: α: a number, a sequence of one a step, or a function of a parameter's name that
-            gives either.
-        inner_steps: K.
-        order: 2 differentiates through the inner gradients; 1 takes them for constants
-            (first-order MAML), at a good part of the memory and time.
-        adapt: what the inner loop moves: ``"all"``, ``"modulation"`` (r and s of AKM layers, 2C
-            numbers a layer) or a predicate on parameter names. Parameters that do not require a
-            gradient at construction stay fixed. The outer loop learns the others too.
-        learn_lr: None; ``"tensor"``, a rate for each parameter tensor (and step, where ``inner_lr``
-            gives one a step); ``"element"``, one for each number (Meta-SGD). The rates are among
-            ``self.parameters()``.
-        step_weights: weights of the query losses after each of the K steps, None for the last
-            alone. May be assigned anew between calls, to anneal them.
-        checkpoint: keep only the parameters between inner steps and compute the rest again in the
-            backward: memory of one step instead of K, for one more pass. The loss is then
-            differentiable once, and what ``loss_fn`` itself learns gets its gradient by
-            ``backward()`` alone.
-        vectorize: True for all tasks at once, False for one after the other, None for the former
-            where their shapes agree and PyTorch gets it right: at order 2 it does not where the
-            inner loop moves the weight of a batch, instance or layer norm by the data's own
-            statistics.
-        check: compare labels with the number of outputs where these are ``(N, classes)``, and look
-            at every loss; costs two reads from the device a call.
+        model: outputs ``(N, classes)`` for labels, or whatever ``loss_fn`` takes. A model that
+            ``vmap`` cannot run, such as one with ``nn.LSTM`` or with a branch on a tensor's value,
+            needs ``vectorize=False``.
+        inner_lr: the learning rate α of the inner loop: a number, a sequence, array or tensor with
+            one for each step, or a function of a parameter's name that returns either.
+        inner_steps: K, the number of inner steps.
+        order: 2 differentiates through the inner gradients; 1 treats them as constants (first-order
+            MAML), which saves much of the memory and time.
+        adapt: which parameters the inner loop adapts: ``"all"``, ``"modulation"`` (r and s of the
+            AKM layers, 2C numbers for each layer) or a predicate on parameter names. Parameters
+            that do not require a gradient at construction stay fixed. The outer loop learns all
+            others, whether adapted or not.
+        learn_lr: None; ``"tensor"`` learns one rate for each parameter tensor (and each step, where
+            ``inner_lr`` has one for each step); ``"element"`` one for each number (Meta-SGD). The
+            rates are among ``self.parameters()``.
+        step_weights: the weight of the query loss after each of the K steps: a sequence, array or
+            tensor of K numbers. None uses the loss after the last step alone. May be assigned anew
+            between calls, for instance to anneal the weights.
+        checkpoint: keep only the parameters between inner steps, and compute the steps again in the
+            backward pass: memory of one step instead of K, for one more forward pass. The loss can
+            then be differentiated once, and parameters of ``loss_fn`` get their gradient by
+            ``backward()`` only.
+        vectorize: True takes all tasks at once, False one after the other. None takes them at once
+            where their shapes agree and PyTorch's gradient is right. It is wrong at order 2 where
+            the inner loop adapts the weight of a batch, instance or layer norm that computes its
+            statistics from its input.
+        check: compare the labels with the number of outputs where these are ``(N, classes)``, and
+            refuse losses that are not finite. Costs two reads from the device for each call.
 
-    Normalisation: batch statistics within an inner loop are those of the support or the query set,
-    so that a query prediction depends on the other queries (transductive evaluation). Running
-    statistics would mix tasks and steps: in training mode a model with them is refused. Use a norm
-    without, such as ``nn.GroupNorm``.
+    Normalisation: with batch statistics a query prediction depends on the other examples of the
+    query set (transductive evaluation). Running statistics would mix tasks and steps, so a model
+    that keeps them is refused in training mode. ``nn.GroupNorm`` has neither problem.
 
     Source: Finn, Abbeel and Levine 2017, arXiv:1703.03400; adapting a part of the network, Raghu et
-    al. 2019, arXiv:1909.09157; Meta-SGD, Li et al. 2017, arXiv:1707.09835; rates of each step and
+    al. 2019, arXiv:1909.09157; Meta-SGD, Li et al. 2017, arXiv:1707.09835; rates for each step and
     step weights, Antoniou et al. 2018, arXiv:1810.09502.
 
     Example:
@@ -89,38 +89,57 @@ class MAML(Learner):
         order: int = 2,
         adapt: Adapt = "all",
         learn_lr: str | None = None,
-        step_weights: Sequence[float] | None = None,
+        step_weights: Numbers | None = None,
         checkpoint: bool = False,
         vectorize: bool | None = None,
         check: bool = True,
     ) -> None:
         super().__init__(
-            model, inner_lr, inner_steps, order, adapt, learn_lr, checkpoint, vectorize, check
+            model,
+            inner_lr=inner_lr,
+            inner_steps=inner_steps,
+            adapt=adapt,
+            order=order,
+            learn_lr=learn_lr,
+            checkpoint=checkpoint,
+            vectorize=vectorize,
+            check=check,
         )
-        self.step_weights = step_weights
+        self.step_weights = (
+            None if step_weights is None else read_numbers("step_weights", step_weights)
+        )
+        self._step_weights()
 
     def forward(self, episodes: Episodes, loss_fn: LossFunction) -> Result:
-        """Adapt to every task and judge by its query set.
+        """Adapt to every task and evaluate its query set.
 
         Args:
-            episodes: a sequence of ``((x, y), (x_query, y_query))``, one alone as ``[episode]``, or
-                the same four tensors with a first axis for the tasks.
+            episodes: a sequence of ``((x, y), (x_query, y_query))``, with one task alone as
+                ``[episode]``; or the same four tensors with a first axis for tasks.
             loss_fn: (output, y) to a scalar.
 
         Returns:
-            ``loss``: the mean query loss, differentiable; and what each task gave.
+            ``loss``, the mean query loss, which is differentiable; and what each task gave.
 
         Raises:
-            ValueError: no tasks, an empty set, shapes that do not fit, labels beyond what the model
-                puts out, or a model in training mode with running statistics.
-            FloatingPointError: a loss that is not finite, with its task and step.
+            ValueError: there are no tasks, a set is empty, shapes do not fit, a label exceeds the
+                number of outputs, ``step_weights`` has another length than the inner loop, or the
+                model is in training mode and has running statistics.
+            FloatingPointError: a loss is not finite; the message names the task and the inner step.
         """
+        weights = self._step_weights()
+        run = self._run(episodes, loss_fn, query_after=list(weights))
+        loss = (run.query_losses @ run.query_losses.new_tensor(list(weights.values()))).mean()
+        losses = run.query_losses.detach()[:, -1]
+        return Result(loss, losses, run.accuracy, run.support_losses)
+
+    def _step_weights(self) -> dict[int, float]:
+        """The weight of each step after which the query set is evaluated: all that have a weight,
+        and the last."""
         last = self.inner_steps - 1
-        weights = dict(enumerate(self.step_weights)) if self.step_weights else {last: 1.0}
-        if self.step_weights and len(weights) != self.inner_steps:
+        if self.step_weights is None:
+            return {last: 1.0}
+        weights = read_numbers("step_weights", self.step_weights)  # may have been assigned anew
+        if len(weights) != self.inner_steps:
             raise ValueError(f"step_weights needs {self.inner_steps} numbers, got {len(weights)}")
-        asked = tuple(k for k, weight in weights.items() if weight or k == last)
-        trace = self._trace(episodes, loss_fn, asked)
-        wanted = trace.query.new_tensor([weights[k] for k in asked])
-        losses = trace.query.detach()[:, -1]
-        return Result((trace.query @ wanted).mean(), losses, trace.accuracy, trace.inner)
+        return {k: weight for k, weight in enumerate(weights) if weight or k == last}

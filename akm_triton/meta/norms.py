@@ -1,61 +1,67 @@
-"""Norms that an inner loop cannot have, and those it cannot have for all tasks at once."""
+"""Two checks of a model's normalisation layers: running statistics are refused in training mode,
+and norms whose second derivative PyTorch gets wrong under ``vmap`` are found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# function of torch or torch.nn.functional → whether its statistics are the data's: the sixth
-# argument, of this name and default; without, they always are
-OF_THE_DATA: dict[str, tuple[str, bool] | None] = {
+# Functions of torch and torch.nn.functional that take mean and deviation from their input. The
+# sixth argument, of this name and default, says whether they do; None: they always do.
+INPUT_STATISTICS: dict[str, tuple[str, bool] | None] = {
     "layer_norm": None,
     "batch_norm": ("training", False),
     "instance_norm": ("use_input_stats", True),
 }
 
 
-class WrongAtOnce(Exception):
-    """PyTorch would give a wrong second derivative under ``vmap``."""
+class VmapGradientError(Exception):
+    """PyTorch would compute a wrong second derivative under ``vmap``; the message names the weight
+    that causes it."""
 
 
-class Guard(TorchFunctionMode):
-    """Raises ``WrongAtOnce`` where a norm by the data's own statistics has a weight that the inner
-    loop may have moved: for its gradient PyTorch takes mean and deviation, under ``vmap``, as
-    constants (2.13; tests/test_meta.py tells).
+class NormGuard(TorchFunctionMode):
+    """Raises ``VmapGradientError`` where a norm that takes statistics from its input has a weight
+    that the inner loop adapts.
+
+    Under ``vmap`` PyTorch 2.13 treats mean and deviation as constants when it differentiates the
+    gradient of that weight. tests/meta/test_norms.py fails once this is mended.
 
     Args:
-        fixed: tensors that no inner loop moves.
-        moved: those that it does, by name.
+        model: its buffers are never adapted.
+        parameters: the model's, as it is called with them.
+        adapted_names: those that the inner loop adapts.
     """
 
-    def __init__(self, fixed: Iterable[Tensor], moved: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, Tensor], adapted_names: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.fixed = list(fixed)
-        self.moved = moved
+        self.name_of = {id(p): name for name, p in parameters.items()}
+        adapted = {id(parameters[name]) for name in adapted_names}
+        self.fixed = {*self.name_of, *map(id, model.buffers())} - adapted
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in OF_THE_DATA and _by_the_data(name, args, kwargs):
-            fixed = {id(x) for x in self.fixed}
+        norm = getattr(func, "__name__", "")
+        if norm in INPUT_STATISTICS and _uses_input_statistics(norm, args, kwargs):
             for x in (*args[1:], *kwargs.values()):
-                if isinstance(x, Tensor) and id(x) not in fixed:
-                    found = [key for key, p in self.moved.items() if p is x]
-                    raise WrongAtOnce(found[0] if found else f"the weight of a {name}")
+                if isinstance(x, Tensor) and id(x) not in self.fixed:
+                    raise VmapGradientError(self.name_of.get(id(x), f"the weight of a {norm}"))
         return func(*args, **kwargs)
 
 
-def _by_the_data(name: str, args: Any, kwargs: Any) -> bool:
-    switch = OF_THE_DATA[name]
-    if switch is None:
+def _uses_input_statistics(norm: str, args: Any, kwargs: Any) -> bool:
+    option = INPUT_STATISTICS[norm]
+    if option is None:
         return True
-    key, default = switch
-    return bool(args[5] if len(args) > 5 else kwargs.get(key, default))
+    name, default = option
+    return bool(args[5] if len(args) > 5 else kwargs.get(name, default))
 
 
 def check_norms(model: nn.Module) -> None:
@@ -64,7 +70,8 @@ def check_norms(model: nn.Module) -> None:
         if module.training and getattr(module, "running_mean", None) is not None:
             raise ValueError(
                 f"{name or 'the model'} ({type(module).__name__}) would mix its running statistics "
-                "over tasks and inner steps. nn.GroupNorm keeps none; "
-                "torch.func.replace_all_batch_norm_modules_(model) takes those of each batch, by "
-                "which the query examples of a task see one another; in eval mode they stay fixed"
+                "over tasks and inner steps. Use nn.GroupNorm, which keeps none; or "
+                "torch.func.replace_all_batch_norm_modules_(model), after which each batch is "
+                "normalised by its own statistics and the query examples of a task influence one "
+                "another; or eval mode, in which the statistics stay as they are"
             )

@@ -1,4 +1,4 @@
-"""The outer loop on several processes, and across a crash."""
+"""The outer loop on several processes, and checkpoints from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from akm_triton.files import replace_bytes
+from akm_triton.meta.options import read_integer
 
 
 def broadcast(module: nn.Module) -> None:
-    """Give every process the parameters and buffers of the first; nothing without a group.
+    """Copy the parameters and buffers of the first process to all others. Does nothing without a
+    process group.
 
     Example:
         >>> broadcast(torch.nn.Linear(2, 1))
@@ -28,24 +30,31 @@ def broadcast(module: nn.Module) -> None:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter], tasks: int = 1) -> None:
-    r"""Average the gradients of all processes, between ``backward`` and the optimizer's step.
+    r"""Average the gradients of all processes, weighted by their numbers of tasks. Call it between
+    ``backward`` and the optimizer's step.
 
     .. math:: \mathrm{grad} = \sum_i n_i \, \mathrm{grad}_i \,/\, \sum_i n_i
 
-    Each process takes tasks of its own; the result is what one process with all of them would have,
-    also where their numbers differ. One collective for each dtype and device; nothing without a
-    process group. A parameter without a gradient on every process keeps none.
+    Each process takes its own tasks. The result is the gradient that one process with all tasks
+    would have, even if the numbers of tasks differ. Takes one collective for each dtype and device,
+    and does nothing without a process group. A parameter that has a gradient on no process gets
+    none; where only some processes have one, the others count as zero.
 
     Args:
         parameters: the same on every process, in the same order.
-        tasks: n_i, how many tasks this process averaged over.
+        tasks: n_i, the number of tasks whose mean loss this process differentiated.
+
+    Raises:
+        TypeError, ValueError: ``tasks`` is not an integer, or is negative.
 
     Example:
         >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> model(torch.ones(4, 2)).mean().backward()
-        >>> average_gradients(model.parameters(), tasks=4)  # alone: as it was
+        >>> average_gradients(model.parameters(), tasks=4)  # without a group: unchanged
     """
+    if read_integer("tasks", tasks) < 0:
+        raise ValueError(f"tasks must not be negative, got {tasks}")
     if not (dist.is_available() and dist.is_initialized()):
         return
     groups: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
@@ -53,30 +62,31 @@ def average_gradients(parameters: Iterable[nn.Parameter], tasks: int = 1) -> Non
         if p.requires_grad:
             groups.setdefault((p.dtype, p.device), []).append(p)
     for (dtype, device), group in groups.items():
-        there = torch.tensor([p.grad is not None for p in group], dtype=dtype, device=device)
+        has_grad = torch.tensor([p.grad is not None for p in group], dtype=dtype, device=device)
         count = torch.tensor([float(tasks)], dtype=dtype, device=device)
         grads = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in group]
-        whole = torch.cat([*(tasks * g for g in grads), there, count])
-        dist.all_reduce(whole)
+        packed = torch.cat([*(tasks * g for g in grads), has_grad, count])
+        dist.all_reduce(packed)
         sizes = [p.numel() for p in group]
-        *means, found, total = whole.split([*sizes, len(group), 1])
-        for p, mean, somewhere in zip(group, means, found.tolist(), strict=True):
-            p.grad = (mean / total).reshape(p.shape) if somewhere else None
+        *sums, holders, total = packed.split([*sizes, len(group), 1])
+        for p, grad_sum, processes in zip(group, sums, holders.tolist(), strict=True):
+            p.grad = (grad_sum / total).reshape(p.shape) if processes else None
 
 
-def save_checkpoint(path: str | Path, parts: dict[str, Any], **more: Any) -> None:
-    """Write the state of ``parts`` and of torch's random numbers, whole or not at all. The random
-    numbers of NumPy and of ``random`` are the caller's.
+def save_checkpoint(path: str | Path, parts: dict[str, Any], **extra: Any) -> None:
+    """Write the state of ``parts`` and of PyTorch's random number generators to a file. The
+    generators of NumPy and of ``random`` are left to the caller.
 
     Args:
-        path: replaced atomically: killed at any moment, it holds the old state or the new one.
-        parts: name to module, optimizer, scheduler or anything with ``state_dict``, or to
-            ``torch.Generator``.
-        more: numbers, strings, tensors, and lists and dicts of them: what ``load_checkpoint``
-            returns.
+        path: replaced atomically: if the process is killed at any moment, the file holds the old
+            state or the new one.
+        parts: names and modules, optimizers, schedulers, anything else with a ``state_dict``, or
+            ``torch.Generator`` objects.
+        extra: numbers, strings, tensors, and lists and dicts of them; ``load_checkpoint`` returns
+            them.
 
     Raises:
-        TypeError: what could not be read again, such as NumPy's numbers; nothing is written.
+        TypeError: a value could not be read again, such as a NumPy number; nothing is written.
 
     Example:
         >>> import tempfile, torch
@@ -90,7 +100,7 @@ def save_checkpoint(path: str | Path, parts: dict[str, Any], **more: Any) -> Non
         "parts": {name: _state(part) for name, part in parts.items()},
         "random": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "more": more,
+        "more": extra,
     }
     file = io.BytesIO()
     torch.save(state, file)
@@ -99,31 +109,32 @@ def save_checkpoint(path: str | Path, parts: dict[str, Any], **more: Any) -> Non
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise TypeError(
-            f"{path} is left as it was: what it holds could not be read: {reason}"
+            f"{path} is left as it was, because the new state could not be read again: {reason}"
         ) from error
     replace_bytes(Path(path), file.getvalue())
 
 
 def load_checkpoint(path: str | Path, parts: dict[str, Any]) -> dict[str, Any]:
-    """Put what ``save_checkpoint`` wrote back into ``parts`` and into torch's random numbers.
+    """Restore ``parts`` and PyTorch's random number generators from a file that
+    ``save_checkpoint`` wrote.
 
     Returns:
-        What was given as ``more``.
+        The ``extra`` values that were saved.
 
     Raises:
-        KeyError: parts other than those that were saved.
+        KeyError: the names of ``parts`` are not those that were saved.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
     if set(state["parts"]) != set(parts):
-        raise KeyError(f"{path} holds {sorted(state['parts'])}, asked for {sorted(parts)}")
+        raise KeyError(f"{path} holds {sorted(state['parts'])}, not {sorted(parts)}")
     for name, part in parts.items():
         saved = state["parts"][name]
         part.set_state(saved) if isinstance(part, torch.Generator) else part.load_state_dict(saved)
     torch.set_rng_state(state["random"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-    more: dict[str, Any] = state["more"]
-    return more
+    extra: dict[str, Any] = state["more"]
+    return extra
 
 
 def _state(part: Any) -> Tensor | dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Reptile: move towards where the inner loop leads."""
+"""Reptile: move the parameters towards those that the inner loop reaches."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from akm_triton.meta.episodes import Episodes, LossFunction
-from akm_triton.meta.learner import Learner, Result
+from akm_triton.meta.episodes import Episodes
+from akm_triton.meta.learner import Learner, LossFunction, Result
 from akm_triton.meta.selection import Adapt, InnerRate
 
 
@@ -16,8 +16,9 @@ class Reptile(Learner):
     .. math:: ∇ = θ - \mathrm{mean}_\mathrm{tasks} φ_K
 
     with φ_K as for ``MAML``. This is the gradient of ``result.loss``, so the outer loop is the same
-    as MAML's: ``torch.optim.SGD`` with rate ε gives the published update θ + ε (φ_K − θ). Only what
-    the inner loop moves is learned. The query sets serve for ``losses`` and ``accuracy`` alone.
+    as MAML's: ``torch.optim.SGD`` with rate ε gives the published update θ + ε (φ_K − θ). Only the
+    parameters that the inner loop adapts are learned. The query sets are used for evaluation only:
+    ``losses`` and ``accuracy`` come from them.
 
     Args:
         model, inner_lr, inner_steps, adapt, vectorize, check: as for ``MAML``.
@@ -45,15 +46,23 @@ class Reptile(Learner):
         vectorize: bool | None = None,
         check: bool = True,
     ) -> None:
-        super().__init__(model, inner_lr, inner_steps, 1, adapt, None, False, vectorize, check)
+        super().__init__(
+            model,
+            inner_lr=inner_lr,
+            inner_steps=inner_steps,
+            adapt=adapt,
+            vectorize=vectorize,
+            check=check,
+        )
 
     def forward(self, episodes: Episodes, loss_fn: LossFunction) -> Result:
-        """As ``MAML.forward``; ``loss`` is ½ mean ‖θ − φ_K‖² with φ_K taken for constant."""
+        """As ``MAML.forward``; ``loss`` is ½ mean ‖θ − φ_K‖², in which φ_K is a constant."""
         with torch.no_grad():
-            trace = self._trace(episodes, loss_fn, (self.inner_steps - 1,))
-        start = dict(self.model.named_parameters())
-        apart = [
-            (start[k] - p).square().reshape(len(p), -1).sum(1) for k, p in trace.adapted.items()
+            run = self._run(episodes, loss_fn, query_after=[self.inner_steps - 1])
+        theta = dict(self.model.named_parameters())
+        distances = [
+            (theta[name] - phi).square().reshape(len(phi), -1).sum(1)  # (tasks,)
+            for name, phi in run.adapted.items()
         ]
-        loss = torch.stack(apart).sum(0).mean() / 2
-        return Result(loss, trace.query[:, -1], trace.accuracy, trace.inner)
+        loss = torch.stack(distances).sum(0).mean() / 2
+        return Result(loss, run.query_losses[:, -1], run.accuracy, run.support_losses)

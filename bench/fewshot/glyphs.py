@@ -24,6 +24,7 @@ FONTS = 4  # that a class needs at least
 LETTERS = 20  # that a script needs at least
 MOST_FONTS = 20  # of a class
 TWINS = 0.995  # cosine of mean images above which two letters are one
+# what Unicode's names put between a script and the word LETTER
 KINDS = (" CAPITAL", " SMALL", " MODIFIER", "MODIFIER", " INDEPENDENT", " MTAVRULI")
 REVISION = 2  # of the rendering: a cache of another is not read
 
@@ -116,14 +117,7 @@ def script_of(character: str) -> str | None:
     for word in (" LETTER ", " SYLLABLE ", " SYLLABICS "):
         if word in name:
             script = name.split(word)[0]
-            for kind in (
-                " CAPITAL",
-                " SMALL",
-                " MODIFIER",
-                "MODIFIER",
-                " INDEPENDENT",
-                " MTAVRULI",
-            ):
+            for kind in KINDS:
                 script = script.replace(kind, "")
             return script.strip() or None
     return None

@@ -1,4 +1,4 @@
-"""The network of the few-shot tasks, and what in it moves within a task."""
+"""The network of the few-shot tasks, and which of its parameters the inner loop adapts."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def learner(
         "head": lambda name: name.startswith(head),
         "modulation+head": lambda name: name.startswith(head) or name in modulation,
     }
-    kind: type[MAML] | type[Reptile] = Reptile if algorithm == "reptile" else MAML
-    return kind(
+    algorithm_class: type[MAML] | type[Reptile] = Reptile if algorithm == "reptile" else MAML
+    return algorithm_class(
         model,
         inner_lr=lambda name: modulation_lr if name in modulation else inner_lr,
         inner_steps=inner_steps,

@@ -1,4 +1,4 @@
-"""Meta-train on episodes of one data set, test on 600 others of classes it has not seen."""
+"""Meta-train on episodes of a data set, then test on 600 episodes of its test split."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ POINTS = 50  # of the learning curve
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What makes a run: the same settings give the same numbers."""
+class RunSettings:
+    """The settings of a run: the same settings give the same numbers."""
 
     dataset: str = "glyphs"
     way: int = 5
@@ -49,7 +49,7 @@ class Settings:
     inner_lr: float = 0.1
     modulation_lr: float = 0.1  # of r and s, in the inner loop
     lr: float = 2e-3  # of Adam, in the outer loop; falls to 0 as a cosine
-    modulation_boost: float = 5.0  # r and s take so many times larger outer steps
+    modulation_boost: float = 5.0  # factor of the outer learning rate of r and s
     tasks: int = 4  # of an outer step
     iterations: int = 1500  # outer steps
     val_episodes: int = 40  # of each point of the learning curve
@@ -63,7 +63,7 @@ class Settings:
 
 
 def run(
-    settings: Settings, data: datasets.Dataset, device: torch.device, checkpoint: Path,
+    settings: RunSettings, data: datasets.Dataset, device: torch.device, checkpoint: Path,
     progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, or go on from ``checkpoint``, and test; returns what the result file holds."""
@@ -92,7 +92,7 @@ def run(
     if checkpoint.exists():
         saved = load_checkpoint(checkpoint, parts)
         if saved["settings"] != dataclasses.asdict(settings):
-            raise ValueError(f"{checkpoint} is of other settings; remove it, or name another")
+            raise ValueError(f"{checkpoint} is of other settings; delete it or name another file")
         done, seconds, curve, losses = (saved[k] for k in ("done", "seconds", "curve", "losses"))
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if ranks > settings.tasks:
@@ -152,7 +152,7 @@ def run(
 
 
 def evaluate(
-    learner: Learner, split: datasets.Split, data: datasets.Dataset, settings: Settings,
+    learner: Learner, split: datasets.Split, data: datasets.Dataset, settings: RunSettings,
     device: torch.device, test: bool,
 ) -> Tensor:  # fmt: skip
     """Accuracy of each episode after adapting to it; the episodes are the same at every call."""
@@ -171,7 +171,7 @@ def interval(values: Tensor) -> dict[str, float]:
 
 
 def _test_episodes(
-    split: datasets.Split, data: datasets.Dataset, settings: Settings
+    split: datasets.Split, data: datasets.Dataset, settings: RunSettings
 ) -> list[Episode]:
     sampler = _sampler(split, settings, data, TEST_SEED)
     sizes = [CHUNK] * (settings.test_episodes // CHUNK)
@@ -180,7 +180,7 @@ def _test_episodes(
 
 
 def _sampler(
-    split: datasets.Split, settings: Settings, data: datasets.Dataset, seed: int
+    split: datasets.Split, settings: RunSettings, data: datasets.Dataset, seed: int
 ) -> Sampler:
     return Sampler(
         split, settings.way, settings.shot, settings.query,
@@ -194,7 +194,7 @@ def _part(episodes: Episode, rank: int, ranks: int, device: torch.device) -> Epi
     return (xs, ys), (xq, yq)
 
 
-def _groups(learner: Learner, settings: Settings) -> list[dict[str, Any]]:
+def _groups(learner: Learner, settings: RunSettings) -> list[dict[str, Any]]:
     modulation = {f"model.{name}" for name in modulation_names(learner.model)}
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     return [
@@ -226,23 +226,23 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "adapt": network.ADAPT,
         "norm": network.NORMS,
     }
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(RunSettings):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
             choices=choices.get(field.name), help=f"default {field.default}",
         )  # fmt: skip
-    parser.add_argument("--data", type=Path, help="folder of the data where it is not installed")
+    parser.add_argument("--data", type=Path, help="folder of the data, if not installed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=results.ROOT, help="a .json file, or a folder")
-    parser.add_argument("--checkpoint", type=Path, help="file; a run that was killed goes on")
+    parser.add_argument("--out", type=Path, default=results.ROOT, help="a .json file or a folder")
+    parser.add_argument("--checkpoint", type=Path, help="file from which a killed run continues")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> None:
-    """Under ``torchrun`` the tasks of each outer step are shared by the processes."""
+    """Under ``torchrun`` the processes share the tasks of each outer step."""
     options = _arguments(argv)
-    names = [field.name for field in dataclasses.fields(Settings)]
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    names = [field.name for field in dataclasses.fields(RunSettings)]
+    settings = RunSettings(**{name: getattr(options, name) for name in names})
     device = torch.device(options.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":

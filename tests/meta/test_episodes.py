@@ -1,0 +1,136 @@
+"""Episodes: how tasks are stacked, and which are refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from akm_triton.meta import MAML, Reptile
+from tests.meta.tasks import (
+    Observer,
+    Point,
+    episodes,
+    half_square,
+    network,
+    unstacked,
+)
+
+
+@pytest.mark.parametrize(
+    ("out", "labels"), [((1,), (5,)), ((3, 4), (5, 4)), ((6, 9), (5, 6))], ids=str
+)
+def test_only_scores_of_classes_are_held_to_labels(
+    out: tuple[int, ...], labels: tuple[int, ...]
+) -> None:
+    """Not targets that count, nor maps and sequences of labels, with numbers to ignore."""
+    model = nn.Sequential(nn.Linear(3, math.prod(out)), nn.Unflatten(1, out)).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    y = torch.full((2, *labels), 200)
+    result = MAML(model, inner_steps=1)(((x, y), (x, y)), lambda a, b: a.square().mean())
+    assert result.accuracy.isnan().all()
+
+
+def test_one_task_is_not_taken_for_many() -> None:
+    x = torch.linspace(-5, 5, 10)[:, None]
+    episode = ((x, x.sin()), (x, x.sin()))
+    maml = MAML(nn.Linear(1, 1), inner_steps=1)
+    with pytest.raises(ValueError, match=r"\(10, 1\); one task alone is given as \[episode\]"):
+        maml(episode, F.mse_loss)
+    assert maml([episode], F.mse_loss).losses.shape == (1,)
+    with pytest.raises(ValueError, match=r"task 0 must be \(\(x, y\), \(x_query, y_query\)\)"):
+        maml([(*episode, episode[0])], F.mse_loss)
+
+
+def test_tasks_of_different_sizes_go_one_by_one() -> None:
+    maml = MAML(network(), inner_steps=1)
+    mixed = [*unstacked(episodes(2)), *unstacked(episodes(1, support=5))]
+    result = maml(mixed, F.cross_entropy)
+    each = [maml([task], F.cross_entropy).losses for task in mixed]
+    torch.testing.assert_close(result.losses, torch.cat(each))
+    maml.vectorize = True
+    with pytest.raises(ValueError, match="same shapes"):
+        maml(mixed, F.cross_entropy)
+
+
+def test_modulation_of_all_tasks_takes_the_convolutions_of_one() -> None:
+    """Ordinary ones, over a batch of all the tasks' samples."""
+    seen = []
+    for tasks in (1, 5):
+        with Observer() as observer:
+            MAML(network(), inner_steps=2, adapt="modulation")(episodes(tasks), F.cross_entropy)
+        seen.append(observer.convolutions)
+    assert seen[0] == [(3, 1), (3, 1), (6, 1)]  # two inner steps and the query set
+    assert seen[1] == [(5 * n, groups) for n, groups in seen[0]]
+
+
+def changed(where: tuple[int, int, int], to: Callable[[Tensor], Tensor]) -> list[Any]:
+    """The episodes with one tensor (task, support or query, inputs or targets) changed."""
+    tasks: list[Any] = [[list(part) for part in task] for task in unstacked(episodes())]
+    i, part, which = where
+    tasks[i][part][which] = to(tasks[i][part][which])
+    return [tuple(tuple(part) for part in task) for task in tasks]
+
+
+def without_support() -> list[Any]:
+    (xs, ys), query = unstacked(episodes(1))[0]
+    return [((xs[:0], ys[:0]), query)]
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "no tasks": (lambda: [], "episodes is empty"),
+    "no support": (without_support, "support set of task 0 is empty"),
+    "targets": (lambda: changed((1, 1, 1), lambda y: y[:-1]), "query set of task 1 .* as many"),
+    "query shape": (lambda: changed((2, 1, 0), lambda x: x[..., 1:]), "task 2: query inputs"),
+    "query dtype": (lambda: changed((0, 1, 0), Tensor.float), "task 0: query inputs .* float64"),
+    "way": (lambda: changed((1, 1, 1), lambda y: y + 7), "labels go up to .*3 classes"),
+    "tasks": (lambda: (episodes(3)[0], episodes(2)[1]), "one first axis of tasks"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_episodes_are_refused(case: str) -> None:
+    make, message = BAD[case]
+    for learner in (MAML(network(), inner_steps=1), Reptile(network(), inner_steps=1)):
+        with pytest.raises(ValueError, match=message):
+            learner(make(), F.cross_entropy)
+
+
+def test_episodes_that_are_no_tasks_are_refused() -> None:
+    maml = MAML(network(), inner_steps=1)
+    with pytest.raises(TypeError, match="episodes must be a sequence of tasks, got generator"):
+        maml((task for task in unstacked(episodes())), F.cross_entropy)
+    support, query = episodes()
+    with pytest.raises(ValueError, match=r"must be \(\(x, y\), \(x_query, y_query\)\)"):
+        maml((support, query, query), F.cross_entropy)
+
+
+def test_a_bad_support_set_is_refused() -> None:
+    maml = MAML(network())
+    (x, y), _ = unstacked(episodes(1))[0]
+    for support, message in (((x[:0], y[:0]), "empty"), ((x, y + 9), "labels go up to")):
+        with pytest.raises(ValueError, match=message):
+            maml.adapt(support, F.cross_entropy)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_loss_that_is_not_finite_is_named(vectorize: bool) -> None:
+    """Of a task whose inputs overflow from the second step on, and of one that is NaN at once."""
+    maml = MAML(Point(), inner_lr=1.0, inner_steps=3, vectorize=vectorize)
+    x = torch.ones(4, 1, 3, dtype=torch.float64)
+    x[2] = 1e80
+    with pytest.raises(FloatingPointError, match="task 2: the loss before inner step 2 is inf"):
+        maml(((x, x), (x, x)), half_square)
+    with pytest.raises(FloatingPointError, match="before inner step 2"):
+        maml.adapt((x[2], x[2]), half_square)
+    x[2], bad = 1, x.clone()
+    bad[3] = torch.nan
+    with pytest.raises(FloatingPointError, match="task 3: the loss on the query set is nan"):
+        maml(((x, x), (bad, x)), half_square)
+    maml.check = False
+    assert not maml(((x, x), (bad, x)), half_square).loss.isfinite()
