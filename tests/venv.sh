@@ -12,11 +12,11 @@ die() {
 # Written last, so that an interrupted installation has no stamp, and one of other requirements,
 # or of another place, another stamp.
 stamp=$root/.venv/.complete
-wanted=$( (echo "$root" && cat "$root/pyproject.toml" "$root/constraints.txt") | cksum)
+wanted=$( (echo "$root" && cat "$root/pyproject.toml" "$root/tests/constraints.txt") | cksum)
 
 install() {
     local pip=("$python" -m pip install -qq --disable-pip-version-check
-        --constraint "$root/constraints.txt")
+        --constraint "$root/tests/constraints.txt")
     # setuptools first, pinned as all else: an isolated build would take the newest
     "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$root[bench,test]"
 }
