@@ -50,15 +50,15 @@ def test_a_result_has_the_schema_and_reads_back(tmp_path: Path) -> None:
     assert record["rows"] == ROWS
     assert record["extra"] == [1, 2]
     assert path.parent.name == results.slug(record["device"])
-    assert results.latest("sweep", tmp_path) == record
+    assert results.newest("sweep", tmp_path) == record
 
 
 def test_the_newest_result_is_drawn(tmp_path: Path) -> None:
     for name, date in (("old", "2024-01-01"), ("new", "2025-01-01")):
         results.write_json(tmp_path / name / "sweep.json", {"date": date, "rows": []})
-    assert results.latest("sweep", tmp_path)["date"] == "2025-01-01"
-    with pytest.raises(FileNotFoundError, match="other"):
-        results.latest("other", tmp_path)
+    record = results.newest("sweep", tmp_path)
+    assert record is not None and record["date"] == "2025-01-01"
+    assert results.newest("other", tmp_path) is None
 
 
 @pytest.mark.parametrize("value", [object(), float("nan")], ids=["object", "nan"])
@@ -388,7 +388,8 @@ def test_the_digits_command_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digits.main(["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)])
-    record = results.latest("digits", tmp_path)
+    record = results.newest("digits", tmp_path)
+    assert record is not None
     assert f"{record['accuracy']:.2%}" in capsys.readouterr().out
     assert [row["epoch"] for row in record["rows"]] == [1]
     assert [len(layer["end"]["sigma"]) for layer in record["layers"]] == [16, 32]
@@ -423,9 +424,8 @@ def numbers(value: Any) -> Iterator[float]:
 @pytest.mark.parametrize("name", sorted(set(FIGURES) - {"blur"}))
 def test_a_figure_shows_numbers_of_its_file(name: str) -> None:
     sweep = FIGURES[name]
-    try:
-        record = results.latest(sweep)
-    except FileNotFoundError:
+    record = results.newest(sweep)
+    if record is None:
         pytest.skip(f"no result of {sweep} is committed")
     known = set(numbers(record["rows"]))
     known |= {row["operations"] / row["bytes"] for row in record["rows"] if "operations" in row}
@@ -442,14 +442,16 @@ def test_a_committed_figure_has_its_file(name: str) -> None:
     from plots.style import FOLDER
 
     if (FOLDER / f"{name}.png").exists():
-        assert results.latest(FIGURES[name])["rows"]
+        record = results.newest(FIGURES[name])
+        assert record is not None and record["rows"]
         assert (FOLDER / f"{name}.svg").exists()
 
 
 def test_the_blur_figure_shows_the_file() -> None:
     from plots import blur
 
-    digits = results.latest("digits")
+    digits = results.newest("digits")
+    assert digits is not None
     figure = blur.draw(digits)
     channels = sum(len(layer["end"]["sigma"]) for layer in digits["layers"])
     for axis in figure.axes[-2:]:
