@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     if not torch.cuda.is_available() and not fused.INTERPRET:
         sys.exit("tune-device needs a GPU, and there is none")
     if fused.INTERPRET and (args.tables == store.TABLES or args.out == results.ROOT):
-        sys.exit("the interpreter measures nothing real: name other folders in --tables and --out")
+        sys.exit("interpreted, it measures nothing: name other folders in --tables and --out")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
     maps = tuple(tuple(int(x) for x in text.split("x")) for text in args.maps or ()) or MAPS
