@@ -325,6 +325,18 @@ def test_a_sweep_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     assert 0 < len(rows) < 100 and record["rows"] == rows and not record["complete"]
 
 
+@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
+def test_a_quick_sweep_leaves_the_committed_results(
+    quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path / "committed")
+    monkeypatch.setattr(results, "LOCAL", tmp_path / "local")
+    sweep = Sweep("some", lambda setting: iter([[{"status": "ok"}]]), str, "")
+    sweep.main(["--device", "cpu", *(["--quick"] if quick else [])])
+    (path,) = tmp_path.rglob("some.json")
+    assert path.is_relative_to(tmp_path / ("local" if quick else "committed"))
+
+
 def test_a_sweep_that_fails_keeps_what_it_has(tmp_path: Path) -> None:
     def measure(setting: Setting) -> Iterator[list[Row]]:
         yield [{"number": 0, "status": "ok"}]
