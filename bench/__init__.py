@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m bench <command>`` measures and writes ``bench/results``."""
+"""Benchmarks: ``python -m bench <command>`` measures and writes a result file."""

@@ -1,27 +1,27 @@
-"""``python -m bench <command> [options]``; ``python -m bench list`` names the commands."""
+"""``python -m bench <command> [options]``; ``python -m bench list`` prints the commands."""
 
 import sys
 from importlib import import_module
 
-# command → (module with main(argv), what it does); imported only when asked for
+# command → (module with main(argv), what it does); a module is imported when its command runs
 COMMANDS = {
     "digits": ("bench.digits", "train a small AKM network on handwritten digits"),
-    "correctness": ("bench.correctness", "every kind of kernel on this GPU against float64"),
-    "kernel-size": ("bench.kernel_size", "throughput over kernel size, beside every rival"),
-    "shapes": ("bench.shapes", "the feature maps of usual networks, beside every rival"),
-    "scaling": ("bench.scaling", "cost against batch, channels and map size"),
+    "correctness": ("bench.correctness", "check every kind of kernel on this GPU against float64"),
+    "kernel-size": ("bench.kernel_size", "throughput over kernel size, next to every rival"),
+    "shapes": ("bench.shapes", "throughput on the maps of common networks, next to every rival"),
+    "scaling": ("bench.scaling", "time over batch, channels and map size"),
     "accuracy": ("bench.accuracy", "errors against float64, ours and each rival's"),
-    "roofline": ("bench.roofline", "every kernel, and the device's two ceilings"),
-    "small-maps": ("bench.small_maps", "small maps in CUDA graphs, beside an identity kernel"),
+    "roofline": ("bench.roofline", "every kernel, and the two ceilings of the device"),
+    "small-maps": ("bench.small_maps", "small maps in CUDA graphs, next to an identity kernel"),
     "train-step": ("bench.train_step", "ResNet steps: plain, AKM, composed, compiled"),
-    "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification; --help for settings"),
-    "fewshot-table": ("bench.fewshot.table", "finished few-shot runs, compared in pairs"),
+    "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification"),
+    "fewshot-table": ("bench.fewshot.table", "compare finished few-shot runs in pairs"),
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
-    "model": ("bench.model", "the analytic model's predictions, beside what is measured"),
-    "codegen": ("bench.codegen", "what the kernels compile to, without a GPU"),
-    "tune-device": ("bench.tune_device", "tune this GPU and write the table shipped for it"),
-    "campaign": ("bench.campaign", "all that is worth minutes of a GPU; --rehearse without one"),
+    "model": ("bench.model", "what the analytic model predicts, next to what is measured"),
+    "codegen": ("bench.codegen", "what the kernels compile to; needs no GPU"),
+    "tune-device": ("bench.tune_device", "tune this GPU and write its device table"),
+    "campaign": ("bench.campaign", "every GPU measurement in a few minutes, or its rehearsal"),
 }
 
 

@@ -1,8 +1,9 @@
-"""All that is to be measured when a GPU is at hand for minutes only, in the order of its worth.
+"""Run every GPU measurement within a few minutes, the most valuable first.
 
-Each step is a process of its own, so that none can spoil the others. It saves what it has as it
-goes, and a campaign that is started again does what is left. ``--rehearse`` runs every step, tiny,
-on the CPU and in Triton's interpreter, so that no minute of a GPU is lost to a typo.
+Each step is a process of its own, so that a crash in one does not stop the others. A step saves
+its rows as it goes, and a campaign that is started again runs only the steps that are not done.
+``--rehearse`` runs every step on tiny maps on the CPU, in Triton's interpreter, so that mistakes
+show before any GPU time is spent.
 """
 
 from __future__ import annotations
@@ -13,63 +14,96 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import results
+from bench import (
+    correctness,
+    kernel_size,
+    launch,
+    model,
+    results,
+    roofline,
+    shapes,
+    small_maps,
+    train_step,
+    tune_device,
+)
 from bench.sweep import QUICK, TINY, Setting, Sweep
 
-STEPS = {
-    "correctness": 0.15,
-    "roofline": 0.13,
-    "kernel-size": 0.2,
-    "small-maps": 0.1,
-    "shapes": 0.12,
-    "train-step": 0.1,
-    "launch": 0.02,
-    "model": 0.03,
-    "tune-device": 0.15,
-}
-"""In the order of worth, with each one's share of the time; all but the last are sweeps."""
-
-
 OVERRUN = 2.0
-"""Shares of its time that a step may take before it is ended; what it has saved stays."""
+"""A step is stopped after this many times the seconds planned for it; what it saved stays."""
 
 
-def run_step(name: str, out: Path, rehearse: bool, seconds: float) -> None:
-    """One step, quick and no longer than it may take."""
-    device = torch.device("cpu" if rehearse else "cuda")
-    if name == "tune-device":
-        tune_device(device, out, rehearse)
-        return
-    sweep: Sweep = import_module(f"bench.{name.replace('-', '_')}").SWEEP
-    rows, _ = sweep.run(Setting(device, TINY if rehearse else QUICK), out, seconds)
-    print(sweep.table(rows))
+@dataclass(frozen=True)
+class Options:
+    """What a step is told."""
+
+    out: Path  # folder of results
+    rehearse: bool  # tiny maps on the CPU
+    seconds: float  # planned for this step
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu" if self.rehearse else "cuda")
 
 
-def tune_device(device: torch.device, out: Path, rehearse: bool) -> None:
-    from bench import tune_device as tune
+@dataclass(frozen=True)
+class Step:
+    share: float  # of the campaign's time
+    run: Callable[[Options], None]
 
-    maps: Any = ((2, 2, 9, 8),) if rehearse else tune.MAPS
-    radii: Any = (3,) if rehearse else (15, 3, 7)
-    tune.tune_device(
-        device, maps, radii, (torch.float16, torch.float32),
-        (torch.contiguous_format, torch.channels_last), ("blur", "blur_backward"),
-        0.2 if rehearse else 4.0, out / "tables", out,
-    )  # fmt: skip
+
+def runner(sweep: Sweep) -> Callable[[Options], None]:
+    """A function that runs the sweep, quickly, and prints its table."""
+
+    def run(options: Options) -> None:
+        setting = Setting(options.device, TINY if options.rehearse else QUICK)
+        rows, _ = sweep.run(setting, options.out, options.seconds)
+        print(sweep.table(rows))
+
+    return run
+
+
+def tune(options: Options) -> None:
+    """Tune the launches of the usual maps and write a device table into the folder of results."""
+    tune_device.tune_device(
+        options.device,
+        maps=((2, 2, 9, 8),) if options.rehearse else tune_device.MAPS,
+        radii=(3,) if options.rehearse else (15, 3, 7),
+        dtypes=(torch.float16, torch.float32),
+        formats=(torch.contiguous_format, torch.channels_last),
+        ops=("blur", "blur_backward"),
+        seconds=0.2 if options.rehearse else 4.0,
+        tables=options.out / "tables",
+        out=options.out,
+    )
+
+
+STEPS = {
+    "correctness": Step(0.15, runner(correctness.SWEEP)),
+    "roofline": Step(0.13, runner(roofline.SWEEP)),
+    "kernel-size": Step(0.2, runner(kernel_size.SWEEP)),
+    "small-maps": Step(0.1, runner(small_maps.SWEEP)),
+    "shapes": Step(0.12, runner(shapes.SWEEP)),
+    "train-step": Step(0.1, runner(train_step.SWEEP)),
+    "launch": Step(0.02, runner(launch.SWEEP)),
+    "model": Step(0.03, runner(model.SWEEP)),
+    "tune-device": Step(0.15, tune),
+}
+"""The most valuable first."""
 
 
 def campaign(out: Path, minutes: float, rehearse: bool) -> bool:
-    """Run what is not done; returns whether all of it is."""
+    """Run the steps that are not done; True if all of them are done now."""
     log = out / "campaign.json"
-    done: dict[str, Any] = json.loads(log.read_text()) if log.exists() else {}
+    outcomes: dict[str, Any] = json.loads(log.read_text()) if log.exists() else {}
     start = time.monotonic()
-    for name, seconds in _left(done, 60 * minutes):
+    for name, seconds in _remaining(outcomes, 60 * minutes):
         spent = time.monotonic() - start
         if spent + 20 > 60 * minutes and not rehearse:
             print(f"== {name}: no time left")
@@ -79,55 +113,63 @@ def campaign(out: Path, minutes: float, rehearse: bool) -> bool:
         limit = 60 * minutes - spent
         if not rehearse:
             limit = min(limit, OVERRUN * seconds + 30)
-        _set_aside(name, out)
+        _rename_earlier_results(name, out)
         status = _process(name, out, seconds, rehearse, limit)
-        done[name] = {"status": status, "seconds": round(time.monotonic() - began, 1)}
+        outcomes[name] = {"status": status, "seconds": round(time.monotonic() - began, 1)}
         out.mkdir(parents=True, exist_ok=True)
-        results.write_json(log, done)
-    print("\n".join(f"{name:12} {done.get(name, {'status': 'not run'})}" for name in STEPS))
-    return all(done.get(name, {}).get("status") == "done" for name in STEPS)
+        results.write_json(log, outcomes)
+    print("\n".join(f"{name:12} {outcomes.get(name, {'status': 'not run'})}" for name in STEPS))
+    return all(_is_done(outcomes, name) for name in STEPS)
 
 
-def _left(done: dict[str, Any], seconds: float) -> Iterator[tuple[str, float]]:
-    left = [name for name in STEPS if done.get(name, {}).get("status") != "done"]
-    shares = sum(STEPS[name] for name in left)
-    for name in left:
-        yield name, seconds * STEPS[name] / shares
+def _remaining(outcomes: dict[str, Any], seconds: float) -> Iterator[tuple[str, float]]:
+    """The steps that are not done, with the seconds planned for each."""
+    names = [name for name in STEPS if not _is_done(outcomes, name)]
+    shares = sum(STEPS[name].share for name in names)
+    for name in names:
+        yield name, seconds * STEPS[name].share / shares
 
 
-def _set_aside(name: str, out: Path) -> None:
-    """What an earlier attempt at a step has measured stays, under another name."""
+def _is_done(outcomes: dict[str, Any], name: str) -> bool:
+    return bool(outcomes.get(name, {}).get("status") == "done")
+
+
+def _rename_earlier_results(name: str, out: Path) -> None:
+    """Keep what an earlier attempt at this step measured, as ``<name>.1.json`` and so on."""
     for path in list(out.glob(f"*/{name}.json")):
         number = sum(1 for _ in out.glob(f"{path.parent.name}/{name}.*.json")) + 1
         path.rename(path.with_suffix(f".{number}.json"))
 
 
 def _process(name: str, out: Path, seconds: float, rehearse: bool, limit: float) -> str:
+    """Run one step in a process of its own; returns its status."""
     command = [sys.executable, "-m", "bench", "campaign", "--step", name, "--out", str(out)]
     command += ["--seconds", str(seconds), *(["--rehearse"] if rehearse else [])]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if rehearse:
         environment["TRITON_INTERPRET"] = "1"
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=Path(__file__).parent.parent, env=environment, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
         return "stopped, out of time"
-    return "done" if done.returncode == 0 else f"failed, exit status {done.returncode}"
+    return "done" if process.returncode == 0 else f"failed, exit status {process.returncode}"
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench campaign", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--minutes", type=float, default=9.0, help="for the whole campaign (9)")
     parser.add_argument("--out", type=Path, required=True, help="folder of results")
-    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU, interpreted")
-    parser.add_argument("--step", choices=STEPS, help="this alone, in this process")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of --step")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="tiny maps on the CPU, in Triton's interpreter"
+    )
+    parser.add_argument("--step", choices=STEPS, help="run only this step, in this process")
+    parser.add_argument("--seconds", type=float, default=60.0, help="planned for --step (60)")
     options = parser.parse_args(argv)
     if not (torch.cuda.is_available() or options.rehearse):
-        sys.exit("a campaign needs a GPU; --rehearse goes without")
+        sys.exit("a campaign needs a GPU; --rehearse runs without one")
     if options.step:
-        run_step(options.step, options.out, options.rehearse, options.seconds)
+        STEPS[options.step].run(Options(options.out, options.rehearse, options.seconds))
     elif not campaign(options.out, options.minutes, options.rehearse):
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Ours beside every rival at one point: one map, one radius, one direction, in one process."""
+"""Time ours and every rival on the same maps, at the same radius, in turns within one process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bench.sweep import Budget, Row, maps, note, rounded, title
 from reference import composition
 
 DIRECTIONS = ("forward", "forward+backward")
-MAPS_MOVED = {"forward": 2, "forward+backward": 5}  # at least, each read or written once
+MAPS_MOVED = {"forward": 2, "forward+backward": 5}  # the fewest possible, read or written
 FORWARD_ONLY = "forward only"
-# largest error by the largest value: the rounding of taps and of one intermediate map
+# largest error divided by the largest value: taps and one intermediate map are rounded
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class Excluded(Exception):
-    """A provider is not measured, for the reason given."""
+    """The provider is not measured; ``status`` and ``note`` say why."""
 
     def __init__(self, status: str, note: str) -> None:
         super().__init__(note)
@@ -32,7 +32,7 @@ class Excluded(Exception):
 
 @dataclass(frozen=True)
 class Point:
-    """Where all providers meet."""
+    """The maps and the radius that all providers are compared on."""
 
     shape: tuple[int, int, int, int]
     radius: int
@@ -44,18 +44,18 @@ class Point:
     def kernel(self) -> int:
         return 2 * self.radius + 1
 
-    def row(self, provider: providers.Provider, direction: str, **found: Any) -> Row:
+    def row(self, provider: providers.Provider, direction: str, **figures: Any) -> Row:
         return {
             **maps(self.shape, self.dtype, self.channels_last),
             "kernel": self.kernel,
             "direction": direction,
             "provider": provider.name,
-            **found,
+            **figures,
         }
 
 
 class Inputs(NamedTuple):
-    """What all providers are given at a point."""
+    """The tensors that every provider gets at a point."""
 
     z: Tensor  # (N, C, H, W)
     sigma: Tensor  # (C,)
@@ -67,7 +67,10 @@ class Inputs(NamedTuple):
 
 
 class Comparison:
-    """Peers at point after point; who was too slow once is not asked at wider radii again."""
+    """Compares ours with the rivals at one point after another.
+
+    A rival that was too slow on a map is left out at larger radii.
+    """
 
     def __init__(self, budget: Budget, rivals: Sequence[providers.Provider] | None = None) -> None:
         self.budget = budget
@@ -75,40 +78,43 @@ class Comparison:
         self._too_slow: dict[tuple[Any, ...], Excluded] = {}
 
     def rows(self, point: Point, direction: str) -> list[Row]:
-        """A row for each provider and for the copy.
+        """One row for each provider, and one for the copy.
 
-        ``status`` is "ok" with p20, p50, p80 (seconds a call), gelements (1e9 elements a second at
-        p50), bytes (the fewest that the work moves) and of_copy (bytes a second by the copy's), or
-        "missing", "skipped", "failed" with a ``note`` that says why.
+        Rows with ``status`` "ok" have p20, p50 and p80 (seconds per call), gelements (1e9 elements
+        per second at p50), bytes (the fewest that this work has to move) and of_copy (bytes per
+        second, divided by the copy's). The other rows have the status "missing", "skipped" or
+        "failed", and a ``note`` with the reason.
         """
         given = inputs(point, backward=direction != "forward")
-        here = [p for p in (providers.OURS, *self.rivals) if point.device.type in p.devices]
+        compared = [p for p in (providers.OURS, *self.rivals) if point.device.type in p.devices]
         calls: dict[str, timing.Call] = {}
         excluded: dict[str, Excluded] = {}
-        for provider in here:
+        for provider in compared:
             try:
                 calls[provider.name] = self._call(provider, point, given, direction)
-            except Excluded as reason:
-                excluded[provider.name] = reason
+            except Excluded as exclusion:
+                excluded[provider.name] = exclusion
             except Exception as error:
-                # of whatever kind: a rival that fails is reported, and the others go on
+                # rivals raise all kinds of errors: report this one and go on with the others
                 excluded[provider.name] = Excluded("failed", note(error))
         calls[providers.COPY.name] = providers.COPY.build(given.z, given.sigma, point.radius)
         measured = timing.interleaved(calls, point.device, self.budget.seconds)
-        each = given.z.numel() * given.z.element_size()
-        copied = 2 * each / measured[providers.COPY.name].p50
+        map_bytes = given.z.numel() * given.z.element_size()
+        copy_rate = 2 * map_bytes / measured[providers.COPY.name].p50
         rows = []
-        for provider in (*here, providers.COPY):
+        for provider in (*compared, providers.COPY):
             if provider.name in excluded:
-                why = excluded[provider.name]
-                rows.append(point.row(provider, direction, status=why.status, note=why.note))
+                reason = excluded[provider.name]
+                rows.append(point.row(provider, direction, status=reason.status, note=reason.note))
                 continue
             q = measured[provider.name]
-            least = each * (2 if provider is providers.COPY else MAPS_MOVED[direction])
+            moved = map_bytes * (2 if provider is providers.COPY else MAPS_MOVED[direction])
             figures = rounded(
-                **vars(q), gelements=given.z.numel() / q.p50 / 1e9, of_copy=least / q.p50 / copied
+                **vars(q),
+                gelements=given.z.numel() / q.p50 / 1e9,
+                of_copy=moved / q.p50 / copy_rate,
             )
-            rows.append(point.row(provider, direction, status="ok", bytes=least, **figures))
+            rows.append(point.row(provider, direction, status="ok", bytes=moved, **figures))
         return rows
 
     def _call(
@@ -118,10 +124,10 @@ class Comparison:
         if key in self._too_slow:
             raise self._too_slow[key]
         call = prepare(provider, point, given, self.budget)
-        taken = min(timing.once(call, point.device) for _ in range(2))
-        if taken > self.budget.slowest and provider is not providers.OURS:
-            note = f"{taken:.1f} s a call at K={point.kernel}, over {self.budget.slowest:g} s"
-            self._too_slow[key] = Excluded("skipped", note)
+        seconds = min(timing.once(call, point.device) for _ in range(2))
+        if seconds > self.budget.slowest and provider is not providers.OURS:
+            reason = f"{seconds:.1f} s a call at K={point.kernel}, over {self.budget.slowest:g} s"
+            self._too_slow[key] = Excluded("skipped", reason)
             raise self._too_slow[key]
         return call
 
@@ -129,16 +135,16 @@ class Comparison:
 def prepare(
     provider: providers.Provider, point: Point, given: Inputs, budget: Budget
 ) -> timing.Call:
-    """The call to time, run once and compared with ours in float64.
+    """The call to time. It has been run once, and its output compared with float64.
 
     Raises:
-        Excluded: the provider is not here, does not do this, or does it wrongly.
+        Excluded: the provider is not installed, cannot do this, or gives a wrong result.
     """
     z, sigma = given.z, given.sigma_for(provider)
     y, forward = built(provider, point, given, budget)
-    wrong = error(provider, y, z, sigma, point.radius)
-    if not wrong < TOLERANCES[point.dtype]:
-        raise Excluded("failed", f"relative error {wrong:.1e} against float64")
+    relative = error(provider, y, z, sigma, point.radius)
+    if not relative < TOLERANCES[point.dtype]:
+        raise Excluded("failed", f"relative error {relative:.1e} against float64")
     if not z.requires_grad:
         return forward
     g = given.g.contiguous(memory_format=torch.channels_last) if _channels_last(y) else given.g
@@ -153,10 +159,10 @@ def prepare(
 def built(
     provider: providers.Provider, point: Point, given: Inputs, budget: Budget
 ) -> tuple[Tensor, providers.Blur]:
-    """The provider's output and the call that gives it.
+    """The provider's output, and the call that computes it.
 
     Raises:
-        Excluded: the provider is not here or does not do this.
+        Excluded: the provider is not installed or cannot do this.
     """
     try:
         provider.version()
@@ -165,15 +171,17 @@ def built(
     if given.z.requires_grad and not provider.backward:
         raise Excluded("skipped", FORWARD_ONLY)
     if provider.compiles and point.radius > budget.compiled_radius:
-        raise Excluded("skipped", "compiling it for a wider kernel takes longer than all the rest")
+        raise Excluded(
+            "skipped", "compiling it for a larger kernel takes longer than everything else"
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a rival warns of is not for this table
+        warnings.simplefilter("ignore")  # a rival's own warnings do not belong in this table
         forward = provider.build(given.z, given.sigma_for(provider), point.radius)
         return forward(), forward
 
 
 def inputs(point: Point, backward: bool) -> Inputs:
-    """Random maps; σ from R/6 to R/3, so that the window holds the Gaussian."""
+    """Random maps, and σ from R/6 to R/3 so that the Gaussian fits into the window."""
     generator = torch.Generator(point.device).manual_seed(0)
     memory = torch.channels_last if point.channels_last else torch.contiguous_format
     z, g = (
@@ -189,20 +197,20 @@ def inputs(point: Point, backward: bool) -> Inputs:
 
 
 def error(provider: providers.Provider, y: Tensor, z: Tensor, sigma: Tensor, radius: int) -> float:
-    """Largest error of the first sample by its largest value, against float64."""
+    """Largest error of the first sample against float64, divided by the largest exact value."""
     expected = exact(z[:1].detach().double(), sigma.detach().double(), radius)
-    found = y[:1].detach().double()
+    actual = y[:1].detach().double()
     if provider.interior:
         inner = (..., slice(radius, -radius), slice(radius, -radius))
-        expected, found = expected[inner], found[inner]
+        expected, actual = expected[inner], actual[inner]
     if expected.numel() == 0:
-        return 0.0  # all border
-    return float((found - expected).abs().max() / expected.abs().max())
+        return 0.0  # the map is nothing but border
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def exact(z: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """The blur by none of the providers' code: the reference with its gate wide open."""
-    open_gate = torch.full_like(sigma, 60.0)  # 1 − sigmoid(60) is less than float64 can tell
+    """The blur as ``reference`` computes it, which shares no code with any provider."""
+    open_gate = torch.full_like(sigma, 60.0)  # sigmoid(60) is 1 in float64
     return composition.modulate(
         z, sigma, open_gate, gaussian="sampled", border="zeros", truncate=None, max_radius=radius
     )
@@ -213,36 +221,39 @@ def _channels_last(y: Tensor) -> bool:
 
 
 def best_rival(rows: Sequence[Row], lighter: bool = False) -> Row | None:
-    """The fastest of those who did the same work, of the rows of one point; with ``lighter`` also
-    of those with one σ for all channels."""
-    outside = {providers.OURS.name, providers.COPY.name}
-    outside |= (
-        set() if lighter else {provider.name for provider in providers.RIVALS if provider.shared}
-    )
-    rivals = [row for row in rows if row["status"] == "ok" and row["provider"] not in outside]
+    """The fastest rival in the rows of one point.
+
+    Only rivals that do the same work count; with ``lighter``, also those with one σ for all
+    channels.
+    """
+    left_out = {providers.OURS.name, providers.COPY.name}
+    if not lighter:
+        left_out |= {provider.name for provider in providers.RIVALS if provider.shared}
+    rivals = [row for row in rows if row["status"] == "ok" and row["provider"] not in left_out]
     return min(rivals, key=lambda row: float(row["p50"]), default=None)
 
 
 def ours(rows: Sequence[Row]) -> Row | None:
-    found = [
+    """Our row among the rows of one point; None if it was not measured."""
+    measured = (
         row for row in rows if row["provider"] == providers.OURS.name and row["status"] == "ok"
-    ]
-    return found[0] if found else None
+    )
+    return next(measured, None)
 
 
 def ratio(rows: Sequence[Row], lighter: bool = False) -> float | None:
-    """Our speed by the best rival's, of the rows of one point; None where either is missing."""
+    """Our speed divided by the best rival's at one point; None if either is missing."""
     mine, rival = ours(rows), best_rival(rows, lighter)
     return float(rival["p50"] / mine["p50"]) if mine and rival else None
 
 
 def notes(rows: Sequence[Row]) -> str:
-    """Who is not there, and why: a line each."""
+    """The providers that were not measured and the reasons, one per line."""
     return "\n".join(dict.fromkeys(_note(row) for row in rows if row["status"] != "ok"))
 
 
 def _note(row: Row) -> str:
     if row["status"] == "missing" or row["note"] == FORWARD_ONLY:
         return f"{row['provider']}: {row['note']}"
-    where = f"{row['provider']}, {title(row['shape'])}, {row['direction']}"
-    return f"{where}: {row['status']}, {row['note']}"
+    case = f"{row['provider']}, {title(row['shape'])}, {row['direction']}"
+    return f"{case}: {row['status']}, {row['note']}"

@@ -1,9 +1,9 @@
-"""Who blurs, and how: the registry of rivals.
+"""The registry of providers: our blur and its rivals.
 
-All compute ``akm_triton.gaussian_blur(z, sigma, gaussian="sampled", border="zeros")``, the one blur
-that everybody knows, from σ on each call, as a learned σ demands. An image library takes one σ for
-all channels: it is given one, has the lighter task, and says so in its name. torchvision reflects
-at the border, where it cannot pad with zeros.
+All of them compute ``akm_triton.gaussian_blur(z, sigma, gaussian="sampled", border="zeros")``, the
+blur that every library has. Every call starts from σ, because a learned σ changes between calls.
+Image libraries take one σ for all channels, which is less work: their names say "one σ".
+torchvision cannot pad with zeros. It reflects at the border, and only its interior is compared.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ Blur = Callable[[], Tensor]
 class Provider:
     """One way to blur.
 
-    ``build(z, sigma, radius)`` prepares inputs, untimed, and returns the call to time. z is
-    (N, C, H, W); sigma (C,), or (1,) where ``shared``.
+    ``build(z, sigma, radius)`` prepares the inputs, which is not timed, and returns the call to
+    time. z is (N, C, H, W); sigma is (C,), or (1,) if ``shared``.
     """
 
     name: str
     build: Callable[[Tensor, Tensor, int], Blur]
-    packages: tuple[str, ...] = ()  # distributions of which it needs one
+    packages: tuple[str, ...] = ()  # it needs one of these distributions
     devices: tuple[str, ...] = ("cpu", "cuda")
     shared: bool = False  # one σ for all channels
     backward: bool = True  # differentiable in z and σ
-    interior: bool = False  # another border: the same only away from it
-    compiles: bool = False  # its first call takes long, longer with the radius
+    interior: bool = False  # has another border: compare away from it only
+    compiles: bool = False  # its first call is slow, and slower at larger radii
 
     def version(self) -> str | None:
-        """Name and version of the package that is here; None where none is needed.
+        """Name and version of the installed package; None if none is needed.
 
         Raises:
-            PackageNotFoundError: there is none.
+            PackageNotFoundError: none of the packages is installed.
         """
         for package in self.packages:
             with contextlib.suppress(metadata.PackageNotFoundError):
@@ -74,7 +74,7 @@ def conv2d(z: Tensor, sigma: Tensor, radius: int) -> Blur:
 
 
 def conv2d_channels_last(z: Tensor, sigma: Tensor, radius: int) -> Blur:
-    """The same in channels_last, from and to the layout that all are given."""
+    """The same, computed in channels_last; converting from and to the layout of z is timed."""
     memory = torch.contiguous_format if z.is_contiguous() else torch.channels_last
 
     def blur() -> Tensor:
@@ -100,13 +100,13 @@ def toeplitz(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     height, width = z.shape[2:]
 
     def bands(size: int) -> Tensor:
-        at = torch.arange(size, device=z.device)
-        return (at[:, None] - at).abs().clamp(max=radius + 1)  # (size, size)
+        index = torch.arange(size, device=z.device)
+        return (index[:, None] - index).abs().clamp(max=radius + 1)  # (size, size)
 
     rows, columns = bands(height), bands(width)
 
     def blur() -> Tensor:
-        taps = F.pad(_taps(sigma, radius, z), (0, 1))  # a zero for all that is out of reach
+        taps = F.pad(_taps(sigma, radius, z), (0, 1))  # a zero for pixels beyond the radius
         return taps[:, rows] @ z @ taps[:, columns]
 
     return blur
@@ -114,7 +114,7 @@ def toeplitz(z: Tensor, sigma: Tensor, radius: int) -> Blur:
 
 def shift_and_add(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     """A sum of 2R+1 shifted maps along each axis, fused by torch.compile."""
-    torch.compiler.reset()  # or the number of variants runs into its limit
+    torch.compiler.reset()  # each radius compiles again, and the number of variants is limited
     fused = torch.compile(_shift_and_add, dynamic=False, fullgraph=True)
     return lambda: fused(z, _taps(sigma, radius, z))
 
@@ -133,15 +133,15 @@ def _shift_and_add(z: Tensor, taps: Tensor) -> Tensor:
 
 
 def fft(z: Tensor, sigma: Tensor, radius: int) -> Blur:
-    """A product of spectra, the map padded with zeros against what wraps around."""
+    """A product of spectra; the map is padded with zeros so that nothing wraps around."""
     height, width = z.shape[2:]
-    # multiples of 8, which transforms like
+    # multiples of 8, at which FFTs are fast
     size = [-(-max(x + radius, 2 * radius + 1) // 8) * 8 for x in (height, width)]
 
     def blur() -> Tensor:
         taps = _kernel(sigma, radius, z).float()
         spectra = [torch.fft.fft(taps, size[0]), torch.fft.rfft(taps, size[1])]
-        # a tap at 0 … 2R instead of -R … R: the result is found R further on
+        # the taps start at 0, not at -R, which shifts the result by R
         spectrum = torch.fft.rfft2(z.to(taps.dtype), size) * spectra[0][:, :, None]
         y = torch.fft.irfft2(spectrum * spectra[1][:, None], size)
         return y[..., radius : radius + height, radius : radius + width].to(z.dtype)
@@ -165,9 +165,9 @@ def opencv(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     size = 2 * radius + 1
 
     def blur() -> Tensor:
-        width = sigma.item()
+        pixels = sigma.item()
         planes = [
-            cv2.GaussianBlur(x, (size, size), width, borderType=cv2.BORDER_CONSTANT) for x in maps
+            cv2.GaussianBlur(x, (size, size), pixels, borderType=cv2.BORDER_CONSTANT) for x in maps
         ]
         return torch.from_numpy(np.stack(planes)).view(z.shape)
 
@@ -178,7 +178,7 @@ def skimage(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     from skimage.filters import gaussian
 
     maps = z.detach().numpy()
-    return lambda: torch.from_numpy(_by_width(gaussian, maps, sigma.item(), radius))
+    return lambda: torch.from_numpy(_with_truncate(gaussian, maps, sigma.item(), radius))
 
 
 def cupyx(z: Tensor, sigma: Tensor, radius: int) -> Blur:
@@ -187,7 +187,7 @@ def cupyx(z: Tensor, sigma: Tensor, radius: int) -> Blur:
 
     maps = cupy.from_dlpack(z.detach())
     return lambda: torch.utils.dlpack.from_dlpack(
-        _by_width(gaussian_filter, maps, sigma.item(), radius)
+        _with_truncate(gaussian_filter, maps, sigma.item(), radius)
     )
 
 
@@ -196,11 +196,13 @@ def cucim(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     from cucim.skimage.filters import gaussian
 
     maps = cupy.from_dlpack(z.detach())
-    return lambda: torch.utils.dlpack.from_dlpack(_by_width(gaussian, maps, sigma.item(), radius))
+    return lambda: torch.utils.dlpack.from_dlpack(
+        _with_truncate(gaussian, maps, sigma.item(), radius)
+    )
 
 
-def _by_width(gaussian: Any, maps: Any, sigma: float, radius: int) -> Any:
-    """SciPy's signature, in which the window is so many σ wide."""
+def _with_truncate(gaussian: Any, maps: Any, sigma: float, radius: int) -> Any:
+    """Call with SciPy's signature, which gives the radius of the window in units of σ."""
     return gaussian(maps, (0, 0, sigma, sigma), mode="constant", truncate=radius / sigma)
 
 
@@ -250,26 +252,26 @@ RIVALS = (
     Provider("cuCIM, one σ", cucim, CUCIM, ("cuda",), shared=True, backward=False),
 )  # fmt: skip
 COPY = Provider("copy", copy, backward=False)
-"""No rival: the roof."""
+"""Not a rival but the ceiling: no blur can be faster than a copy of the map."""
 
 
 def _taps(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
-    """(C, R+1), centre first."""
+    """Half of the kernel, (C, R+1), centre first."""
     return akm.gaussian_taps(sigma, radius, gaussian="sampled").to(z.dtype)
 
 
 def _kernel(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
-    """(C, 2R+1)"""
+    """The whole kernel, (C, 2R+1)."""
     taps = _taps(sigma, radius, z)
     return torch.cat([taps[:, 1:].flip(1), taps], 1)
 
 
 def versions() -> dict[str, str]:
-    """Of the rivals' packages that are here."""
-    found = {}
+    """The version of every rival's package that is installed."""
+    installed = {}
     for provider in RIVALS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            if named := provider.version():
-                package, version = named.split()
-                found[package] = version
-    return found
+            if package_and_version := provider.version():
+                package, version = package_and_version.split()
+                installed[package] = version
+    return installed

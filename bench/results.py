@@ -1,4 +1,8 @@
-"""Result files: ``bench/results/<device>/<sweep>.json``, written whole or not at all."""
+"""Result files, ``<folder>/<device>/<sweep>.json``, written atomically.
+
+Full measurements go to ``bench/results``, which is committed. Quick ones go to ``bench/local``,
+which git ignores.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,21 @@ import torch
 from akm_triton.files import replace_text, slug
 
 ROOT = Path(__file__).parent / "results"
+LOCAL = Path(__file__).parent / "local"
 SCHEMA = ("sweep", "device", "torch", "triton", "numpy", "commit", "date", "threads", "rows")
 
 
 def save(
     sweep: str, device: torch.device, rows: list[dict[str, Any]], out: Path = ROOT, **more: Any
 ) -> Path:
-    """Write the rows of a sweep with what they were measured on; returns the file.
+    """Write the rows of a sweep, with the device and the versions they were measured on.
 
     Args:
-        out: a ``.json`` file, or a folder that has one for each device and sweep.
-        more: further keys beside those of ``SCHEMA``.
+        out: a ``.json`` file, or a folder, which then holds one file per device and sweep.
+        more: keys to write besides those of ``SCHEMA``.
+
+    Returns:
+        The file written.
     """
     name = device_name(device)
     record: dict[str, Any] = {
@@ -47,29 +55,25 @@ def save(
     return path
 
 
-def latest(sweep: str, root: Path = ROOT) -> dict[str, Any]:
-    """The newest result of a sweep, of whatever device.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    record = newest(sweep, root)
-    if record is None:
-        raise FileNotFoundError(f"no result of {sweep!r} in {root}; run python -m bench {sweep}")
-    return record
-
-
 def newest(sweep: str, root: Path = ROOT) -> dict[str, Any] | None:
-    """As ``latest``, and None where there is none."""
-    found = [json.loads(path.read_text("utf-8")) for path in root.glob(f"*/{sweep}.json")]
-    return max(found, key=lambda record: str(record["date"]), default=None)
+    """The newest result of a sweep, on any device; None if there is none."""
+    return _newest(_read(sweep, root))
 
 
 def every(pattern: str, root: Path = ROOT) -> list[dict[str, Any]]:
-    """The results whose file matches ``<device>/<pattern>.json``, of the device of the newest."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(root.glob(f"*/{pattern}.json"))]
-    newest = max(found, key=lambda record: record["date"], default=None)
-    return [record for record in found if newest and record["device"] == newest["device"]]
+    """All results whose file matches ``<device>/<pattern>.json``, from one device: the one that the
+    newest of them was measured on."""
+    records = _read(pattern, root)
+    last = _newest(records)
+    return [record for record in records if last and record["device"] == last["device"]]
+
+
+def _read(pattern: str, root: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text("utf-8")) for path in sorted(root.glob(f"*/{pattern}.json"))]
+
+
+def _newest(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return max(records, key=lambda record: str(record["date"]), default=None)
 
 
 def device_name(device: torch.device) -> str:
@@ -78,15 +82,17 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if named:
-            return named[1].strip()
+        model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if model:
+            return model[1].strip()
     return platform.processor() or platform.machine()
 
 
 def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Write atomically: on failure the old file stays. Lists have an item a line, so that a new
-    measurement is a short diff."""
+    """Write atomically: if that fails, the old file stays as it was.
+
+    Each item of a list has a line of its own, so that a new measurement is a short diff.
+    """
 
     def text(value: Any) -> str:
         if isinstance(value, list):
@@ -94,17 +100,17 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
         return json.dumps(value, allow_nan=False)
 
     if isinstance(content, list):
-        whole = text(content)
+        document = text(content)
     else:
         pairs = (f' "{key}": {text(value)}' for key, value in content.items())
-        whole = "{\n" + ",\n".join(pairs) + "\n}"
+        document = "{\n" + ",\n".join(pairs) + "\n}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, whole + "\n")
+    replace_text(path, document + "\n")
 
 
 @functools.cache
 def commit() -> str:
-    """The revision measured, "-dirty" where the code differs from it."""
+    """The commit that is measured, with "-dirty" added if the code differs from it."""
     code = ["akm_triton", ":(glob)bench/**/*.py"]
     try:
         head = _output("git", "rev-parse", "--short=12", "HEAD")
@@ -115,7 +121,7 @@ def commit() -> str:
 
 @functools.cache
 def driver() -> str:
-    """Of the first NVIDIA GPU."""
+    """The driver's version, as the first NVIDIA GPU reports it."""
     try:
         query = ("--query-gpu=driver_version", "--format=csv,noheader")
         return _output("nvidia-smi", *query).splitlines()[0]
@@ -124,9 +130,9 @@ def driver() -> str:
 
 
 def _output(*command: str) -> str:
-    where = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    folder = Path(__file__).parent.parent
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return finished.stdout.strip()
 
 
 def _triton_version() -> str | None:

@@ -1,4 +1,4 @@
-"""What every sweep is: rows measured point by point, saved as they come, and a table of them."""
+"""What all sweeps share: they measure point by point, save rows as they come, and print a table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SAVE_EVERY = 5.0  # seconds
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure, and what is not worth the wait."""
+    """How long to measure, and which providers to leave out because they take too long."""
 
     name: str
-    seconds: float  # a point: all providers on one map, at one radius, in one direction
-    slowest: float  # seconds a call beyond which a provider is left out, there and at wider radii
-    compiled_radius: int  # beyond it compiling takes longer than all the rest
+    seconds: float  # per point: all providers on one map, at one radius, in one direction
+    slowest: float  # seconds per call; a slower provider is left out here and at larger radii
+    compiled_radius: int  # at larger radii, torch.compile takes longer than everything else
 
 
 TINY = Budget("tiny", seconds=0.02, slowest=1.0, compiled_radius=0)
@@ -37,44 +37,49 @@ FULL = Budget("full", seconds=5.0, slowest=2.0, compiled_radius=31)
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how thoroughly a sweep is measured."""
+    """The device that a sweep runs on, its budget, and the dtypes."""
 
     device: torch.device
     budget: Budget
     dtypes: tuple[torch.dtype, ...] = ()
-    """Those asked for; none for the sweep's own."""
+    """Those named on the command line; empty means the sweep's default."""
 
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
 
     def choose(self, cpu: Any, cuda: Any, tiny: Any) -> Any:
-        """What the sweep takes here: of three, or of the first half where it is to be quick."""
+        """The value for this device and budget; a quick run takes the first half of a tuple."""
         if self.budget is TINY:
             return tiny
-        found = cuda if self.cuda else cpu
-        quick = self.budget.name == QUICK.name and isinstance(found, tuple)
-        return found[: max(1, len(found) // 2)] if quick else found
+        value = cuda if self.cuda else cpu
+        if self.budget.name == QUICK.name and isinstance(value, tuple):
+            return value[: max(1, len(value) // 2)]
+        return value
 
     def dtypes_or(self, cpu: tuple[str, ...], *cuda: str) -> tuple[torch.dtype, ...]:
-        """Those asked for, else the sweep's own."""
+        """The dtypes named on the command line, or else the sweep's default for this device."""
         return self.dtypes or tuple(DTYPES[name] for name in (cuda if self.cuda else cpu))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """``measure`` yields the rows of a point at a time, what is worth most first; ``table`` is what
-    people read of them; ``about`` is for ``--help``."""
+    """A benchmark that measures one point after another."""
 
     name: str
-    measure: Callable[[Setting], Iterator[list[Row]]]
-    table: Callable[[list[Row]], str]
-    about: str
+    measure: Callable[
+        [Setting], Iterator[list[Row]]
+    ]  # yields one point at a time, most useful first
+    table: Callable[[list[Row]], str]  # the rows as text for people
+    about: str  # for --help
 
     def run(
         self, setting: Setting, out: Path = results.ROOT, seconds: float = math.inf
     ) -> tuple[list[Row], Path]:
-        """All rows, and the file they are in; past ``seconds`` no further point is begun."""
+        """Measure, save and return all rows, and the file that holds them.
+
+        After ``seconds`` no new point is started.
+        """
         if not setting.cuda:
             timing.keep_memory()
         rows: list[Row] = []
@@ -91,7 +96,7 @@ class Sweep:
                     saved = now
             else:
                 more["complete"] = True
-        finally:  # what was measured before a failure is kept
+        finally:  # keep what was measured before a failure
             if rows:
                 path = results.save(self.name, setting.device, rows, out, **more)
         if not rows:
@@ -104,12 +109,13 @@ class Sweep:
         )
         parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=(), help="one or more")
-        parser.add_argument("--quick", action="store_true", help="fewer points, less time at each")
+        parser.add_argument("--quick", action="store_true", help="fewer points, less time on each")
         parser.add_argument(
-            "--out", type=Path, default=results.ROOT, help="a .json file, or a folder of results"
-        )
+            "--out", type=Path, help="a .json file, or a folder of results "
+            "(bench/results; with --quick bench/local, which git ignores)",
+        )  # fmt: skip
         parser.add_argument(
-            "--threads", type=int, default=1, help="of PyTorch; some rivals know only one (1)"
+            "--threads", type=int, default=1, help="PyTorch threads; some rivals use only one (1)"
         )
         options = parser.parse_args(argv)
         torch.set_num_threads(options.threads)
@@ -118,12 +124,17 @@ class Sweep:
             QUICK if options.quick else FULL,
             tuple(DTYPES[name] for name in options.dtype),
         )
-        rows, path = self.run(setting, options.out)
+        rows, path = self.run(setting, options.out or default_folder(options.quick))
         print(f"{self.table(rows)}\n\nwritten: {path}")
 
 
+def default_folder(quick: bool) -> Path:
+    """Quick results are for the person who measures; full ones are committed."""
+    return results.LOCAL if quick else results.ROOT
+
+
 def maps(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Row:
-    """What a row says of the maps it is about."""
+    """The keys by which a row names its maps."""
     return {
         "shape": list(shape),
         "layout": "channels_last" if channels_last else "nchw",
@@ -132,7 +143,7 @@ def maps(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Row
 
 
 def note(error: Exception) -> str:
-    """A line of it, for a row that says "failed"."""
+    """The error on one line, for a row whose status is "failed"."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
@@ -141,20 +152,20 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def rounded(**figures: float) -> dict[str, float]:
-    """To four digits, which is more than a measurement knows."""
+    """To four significant digits, which is more than timing can resolve."""
     return {name: float(f"{x:.4g}") for name, x in figures.items()}
 
 
 def grid(header: list[str], lines: list[list[str]]) -> str:
-    """A table with its first column to the left and the others to the right."""
-    every = [header, *lines]
-    widths = [max(len(line[i]) for line in every) for i in range(len(header))]
+    """A table of text: the first column is aligned left, the others right."""
+    lines = [header, *lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in every
+        for line in lines
     )
 
 

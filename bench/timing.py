@@ -1,4 +1,4 @@
-"""Interleaved timing: each call has its turn in every round, so that all meet the same machine."""
+"""Interleaved timing: every call runs in every round, so that a busy machine slows all alike."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import numpy as np
 import torch
 
 Call = Callable[[], object]
-SAMPLE = (
-    1e-2  # seconds at least, so that the clock, a synchronisation and a cold cache weigh little
-)
+# seconds per sample at least: then the clock, a synchronisation and a cold cache hardly count
+SAMPLE = 1e-2
 FEWEST_ROUNDS = 5
 MOST_ROUNDS = 200
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Seconds a call."""
+    """Seconds per call."""
 
     p20: float
     p50: float
@@ -29,8 +28,10 @@ class Quantiles:
 
 
 def once(call: Call, device: torch.device, count: int = 1) -> float:
-    """Seconds a call, over ``count`` calls in a row: wall time, the queue of a GPU drained at
-    both ends."""
+    """Seconds per call: the wall time of ``count`` calls in a row, divided by ``count``.
+
+    On a GPU, its queue is empty at the start and at the end.
+    """
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(count):
@@ -42,10 +43,10 @@ def once(call: Call, device: torch.device, count: int = 1) -> float:
 def interleaved(
     calls: Mapping[str, Call], device: torch.device, seconds: float
 ) -> dict[str, Quantiles]:
-    """Quantiles of each call over rounds that take about ``seconds`` altogether.
+    """Quantiles for each call, over rounds that take about ``seconds`` in total.
 
-    The calls have been run before: nothing is compiled or allocated for the first time here. The
-    first call of a turn is not timed: it finds in the caches what another left there.
+    Run every call once before, so that compilation and first allocations are not timed. The first
+    call of a turn is not timed either, because the caches still hold another call's data.
     """
     if not calls:
         return {}
@@ -54,23 +55,25 @@ def interleaved(
     order = list(calls)
     shuffle = random.Random(0).shuffle
     stop = time.perf_counter() + seconds
-    for done in range(MOST_ROUNDS):
-        if done >= FEWEST_ROUNDS and time.perf_counter() > stop:
+    for completed in range(MOST_ROUNDS):
+        if completed >= FEWEST_ROUNDS and time.perf_counter() > stop:
             break
         shuffle(order)
         for name in order:
             calls[name]()
             samples[name].append(once(calls[name], device, counts[name]))
     return {
-        name: Quantiles(*(float(q) for q in np.quantile(taken, (0.2, 0.5, 0.8))))
-        for name, taken in samples.items()
+        name: Quantiles(*(float(q) for q in np.quantile(seconds_per_call, (0.2, 0.5, 0.8))))
+        for name, seconds_per_call in samples.items()
     }
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed. By default it hands large blocks back to the system
-    now and then, and the page faults of the next call, which outweigh a small blur, fall on whoever
-    has the turn."""
+    """Make the C library keep freed memory.
+
+    By default it returns large blocks to the system from time to time. The next call then pays for
+    page faults, which can take longer than a small blur.
+    """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # glibc's
         library.mallopt(M_MMAP_MAX, 0)
@@ -81,8 +84,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def graph(calls: Sequence[Call], device: torch.device) -> Call:
-    """One call that replays all of them, captured as a CUDA graph; without a GPU, one after the
-    other. They are run once before."""
+    """A call that replays all ``calls`` as one CUDA graph; without a GPU it runs them in turn.
+
+    Each of them is run once before the capture.
+    """
     for call in calls:
         call()
     if device.type != "cuda":
@@ -90,7 +95,7 @@ def graph(calls: Sequence[Call], device: torch.device) -> Call:
     _synchronize(device)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        # kept to the end, so that each result has memory of its own
+        # kept until the capture ends, so that each result has its own memory
         results = [call() for call in calls]
     del results
     return captured.replay

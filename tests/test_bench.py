@@ -48,15 +48,15 @@ def test_a_result_has_the_schema_and_reads_back(tmp_path: Path) -> None:
     assert record["rows"] == ROWS
     assert record["extra"] == [1, 2]
     assert path.parent.name == results.slug(record["device"])
-    assert results.latest("sweep", tmp_path) == record
+    assert results.newest("sweep", tmp_path) == record
 
 
 def test_the_newest_result_is_drawn(tmp_path: Path) -> None:
     for name, date in (("old", "2024-01-01"), ("new", "2025-01-01")):
         results.write_json(tmp_path / name / "sweep.json", {"date": date, "rows": []})
-    assert results.latest("sweep", tmp_path)["date"] == "2025-01-01"
-    with pytest.raises(FileNotFoundError, match="other"):
-        results.latest("other", tmp_path)
+    record = results.newest("sweep", tmp_path)
+    assert record is not None and record["date"] == "2025-01-01"
+    assert results.newest("other", tmp_path) is None
 
 
 @pytest.mark.parametrize("value", [object(), float("nan")], ids=["object", "nan"])
@@ -323,6 +323,18 @@ def test_a_sweep_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     assert 0 < len(rows) < 100 and record["rows"] == rows and not record["complete"]
 
 
+@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
+def test_a_quick_sweep_leaves_the_committed_results(
+    quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path / "committed")
+    monkeypatch.setattr(results, "LOCAL", tmp_path / "local")
+    sweep = Sweep("some", lambda setting: iter([[{"status": "ok"}]]), str, "")
+    sweep.main(["--device", "cpu", *(["--quick"] if quick else [])])
+    (path,) = tmp_path.rglob("some.json")
+    assert path.is_relative_to(tmp_path / ("local" if quick else "committed"))
+
+
 def test_a_sweep_that_fails_keeps_what_it_has(tmp_path: Path) -> None:
     def measure(setting: Setting) -> Iterator[list[Row]]:
         yield [{"number": 0, "status": "ok"}]
@@ -386,7 +398,8 @@ def test_the_digits_command_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digits.main(["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)])
-    record = results.latest("digits", tmp_path)
+    record = results.newest("digits", tmp_path)
+    assert record is not None
     assert f"{record['accuracy']:.2%}" in capsys.readouterr().out
     assert [row["epoch"] for row in record["rows"]] == [1]
     assert [len(layer["end"]["sigma"]) for layer in record["layers"]] == [16, 32]

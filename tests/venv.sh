@@ -1,5 +1,5 @@
-# Sourced by the scripts: sets $python to the interpreter of .venv, which it makes or completes.
-# PYTHON names the interpreter to make it with (python3).
+# The scripts source this file. It makes or updates .venv and sets $python to its interpreter.
+# PYTHON names the interpreter to make .venv with (python3).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
@@ -9,15 +9,15 @@ die() {
     exit 1
 }
 
-# Written last, so that an interrupted installation has no stamp, and one of other requirements,
-# or of another place, another stamp.
+# The stamp is written last, so an interrupted installation has none. It changes with the
+# requirements and with the folder.
 stamp=$root/.venv/.complete
-wanted=$( (echo "$root" && cat "$root/pyproject.toml" "$root/constraints.txt") | cksum)
+wanted=$( (echo "$root" && cat "$root/pyproject.toml" "$root/tests/constraints.txt") | cksum)
 
 install() {
     local pip=("$python" -m pip install -qq --disable-pip-version-check
-        --constraint "$root/constraints.txt")
-    # setuptools first, pinned as all else: an isolated build would take the newest
+        --constraint "$root/tests/constraints.txt")
+    # setuptools first, at its pinned version: an isolated build would take the newest
     "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$root[bench,test]"
 }
 
