@@ -89,7 +89,9 @@ def record() -> Iterator[dict[Problem, Device]]:
     """The problems that are launched within."""
     launched: dict[Problem, Device] = {}
 
-    def observe(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
+    def observe(
+        problem: Problem, device: Device, torch_device: torch.device, tracing: bool
+    ) -> None:
         launched[problem] = device
 
     observers.append(observe)

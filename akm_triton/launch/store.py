@@ -1,8 +1,8 @@
 """Plans on disk: the user's cache, which outlives any crash, and the plans that are shipped.
 
-A file belongs to one environment: device, capability, Triton, this package and the source of its
-kernels, for a plan is worth what it was measured with. Writers hold a lock, read what is there, add
-to it and rename it into place: what was committed stays, whoever is killed, and whenever.
+A file belongs to one environment: device, capability, Triton, this package and its kernels, because
+a plan was measured with these. Writers hold a lock, read the file, add to it and rename the new one
+into place, so that nothing committed is lost when a process is killed.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ def read(device: Device) -> Entries:
         return _set_aside(path, error)
 
 
-def _entries(found: Any, env: dict[str, Any]) -> Entries:
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+def _entries(record: Any, env: dict[str, Any]) -> Entries:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"not a tuning cache of format {FORMAT}")
-    if found.get("environment") != env:
-        raise ValueError(f"of another environment: {found.get('environment')}")
-    entries = found.get("entries")
+    if record.get("environment") != env:
+        raise ValueError(f"of another environment: {record.get('environment')}")
+    entries = record.get("entries")
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
         raise ValueError("no entries")
     return entries
@@ -122,14 +122,14 @@ def _entries(found: Any, env: dict[str, Any]) -> Entries:
 
 def _set_aside(path: Path, error: Exception) -> Entries:
     aside = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
-    where = f"set aside as {aside.name}"
+    outcome = f"set aside as {aside.name}"
     try:
         os.replace(path, aside)
     except OSError:
-        where = "left where it is"
+        outcome = "left where it is"
     warnings.warn(
-        f"the tuning cache {path} cannot be read ({error}); {where}. Plans come from the rule "
-        "until tuned again",
+        f"the tuning cache {path} cannot be read ({error}); {outcome}. The rule "
+        "plans launches until they are tuned again",
         stacklevel=2,
     )
     return {}
@@ -141,12 +141,11 @@ def add(device: Device, entries: Entries) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            whole = {**read(device), **entries}
-            write(path, environment(device), whole)
+            write(path, environment(device), {**read(device), **entries})
     except OSError as error:
         warnings.warn(
-            f"the tuning cache {path} cannot be written ({error}); what was tuned serves this "
-            "process alone. Set AKM_CACHE_DIR to a folder that can be",
+            f"the tuning cache {path} cannot be written ({error}); only this process will use "
+            "what was tuned. Set AKM_CACHE_DIR to a folder that can be written",
             stacklevel=2,
         )
         return False
@@ -165,7 +164,7 @@ def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> Non
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One writer at a time; the system lets go for one that dies."""
+    """One writer at a time. The system releases the lock of a process that dies."""
     with open(path.with_suffix(".lock"), "a") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -173,10 +172,10 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def clear() -> int:
-    """Remove every file of the cache; returns how many plans' files there were."""
-    where = folder()
+    """Remove every file of the cache; returns how many files of plans there were."""
+    cache = folder()
     count = 0
-    for path in sorted(where.glob("*.json*")) + sorted(where.glob(".*.json.*")):
+    for path in sorted(cache.glob("*.json*")) + sorted(cache.glob(".*.json.*")):
         path.unlink(missing_ok=True)
         count += path.suffix == ".json"
     return count
@@ -186,11 +185,11 @@ def shipped(device: Device, root: Path = SHIPPED) -> Entries:
     """The entries shipped for this device, empty where there are none for these kernels."""
     path = root / f"{slug(device.name)}.json"
     try:
-        found = json.loads(path.read_text("utf-8"))
+        record = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    env = found["environment"]
+    env = record["environment"]
     if (env["device"], env["kernels"]) != (device.name, kernel_hash()):
         return {}
-    entries: Entries = found["entries"]
+    entries: Entries = record["entries"]
     return entries

@@ -24,14 +24,14 @@ class Clock(Protocol):
     name: str
 
     def copies(self, bytes_each: int) -> int:
-        """Sets of maps that a workload of these bytes shall take turns with."""
+        """How many sets of maps a workload of so many bytes needs to take turns with."""
 
     def seconds(self, plans: Sequence[Plan], work: Workload, rounds: int) -> list[float]:
-        """The median of each plan, over rounds in which all have their turn. They have run."""
+        """The median of each plan over rounds in which every plan has a turn. They have run before."""
 
 
 class Model:
-    """Where there is no GPU: what ``cost`` says."""
+    """For a machine without a GPU: the seconds that ``cost`` predicts."""
 
     name = "model"
 
@@ -52,7 +52,7 @@ class Gpu:
         self.device = device
 
     def copies(self, bytes_each: int) -> int:
-        """So many that a replay finds nothing of the last one in the L2 cache."""
+        """As many as it takes for a replay to find nothing of the last one in the L2 cache."""
         return 1 if bytes_each >= SMALL else min(64, -(-FLUSH // max(bytes_each, 1)))
 
     def seconds(self, plans: Sequence[Plan], work: Workload, rounds: int) -> list[float]:
@@ -101,5 +101,5 @@ class Gpu:
         ]
 
 
-def clock_of(where: torch.device, device: Device) -> Clock:
-    return Gpu(where) if where.type == "cuda" else Model(device)
+def clock_of(torch_device: torch.device, device: Device) -> Clock:
+    return Gpu(torch_device) if torch_device.type == "cuda" else Model(device)

@@ -94,9 +94,9 @@ def tune(
             for shape in work:
                 if not isinstance(shape, Sequence) or len(shape) != 4:
                     raise ValueError(f"a shape must be (N, C, H, W), got {shape!r}")
-                where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-                z = torch.zeros(*shape, dtype=dtype, device=where)
-                r = torch.ones(shape[1], device=where)
+                device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+                z = torch.zeros(*shape, dtype=dtype, device=device)
+                r = torch.ones(shape[1], device=device)
                 warmup(z.to(memory_format=memory_format), r, r, order=order, **options)
     if launched:
         return _tune(launched, seconds, again, verbose)
@@ -130,18 +130,18 @@ def _tune(
 ) -> list[Tuned]:
     from akm_triton.tuning import tuner
 
-    where = {describe(x): x for x in _devices()}
+    torch_devices = {describe(x): x for x in _devices()}
     results: list[Tuned] = []
-    for device, place in where.items():
-        mine = {p: d for p, d in launched.items() if d == device}
-        bar = _bar(len(mine)) if verbose and mine else None
+    for device, torch_device in torch_devices.items():
+        problems = [p for p, d in launched.items() if d == device]
+        bar = _bar(len(problems)) if verbose and problems else None
 
         def report(tuned: Tuned, bar: Any = bar) -> None:
             if bar is not None:
                 bar.set_postfix_str(tuned.problem.key)
                 bar.update()
 
-        results += tuner.tune(mine, place, seconds=seconds, again=again, report=report)
+        results += tuner.tune(problems, torch_device, seconds=seconds, again=again, report=report)
         if bar is not None:
             bar.close()
     if verbose:
@@ -219,7 +219,7 @@ def is_busy() -> bool:
 _waiting: dict[Problem, Device] = {}
 
 
-def autotune(problem: Problem, device: Device, where: torch.device, tracing: bool) -> None:
+def autotune(problem: Problem, device: Device, torch_device: torch.device, tracing: bool) -> None:
     """Tune the problem where the cache lacks it, and with it all that had to wait until now."""
     if problem.key not in choice.cached(device):
         _waiting[problem] = device
@@ -230,7 +230,7 @@ def autotune(problem: Problem, device: Device, where: torch.device, tracing: boo
     ready = {p: d for p, d in _waiting.items() if d == device}
     for p in ready:
         del _waiting[p]
-    tuner.tune(ready, where, seconds=autotune_seconds())
+    tuner.tune(ready, torch_device, seconds=autotune_seconds())
 
 
 if autotune_is_on():

@@ -59,7 +59,7 @@ class Tuned:
 
 
 def tune_problem(
-    problem: Problem, where: torch.device, *,
+    problem: Problem, torch_device: torch.device, *,
     seconds: float, clock: Clock | None = None, most: int = MOST,
 ) -> Tuned:  # fmt: skip
     """The fastest plan found in about so many seconds; the rule's is always tried, and first.
@@ -67,17 +67,17 @@ def tune_problem(
     Raises:
         RuntimeError: the rule's own plan fails, or computes something else.
     """
-    with outside_transforms(), torch.no_grad(), torch.autocast(where.type, enabled=False):
-        return _tune_problem(problem, where, seconds, clock, most)
+    with outside_transforms(), torch.no_grad(), torch.autocast(torch_device.type, enabled=False):
+        return _tune_problem(problem, torch_device, seconds, clock, most)
 
 
 def _tune_problem(
-    problem: Problem, where: torch.device, seconds: float, clock: Clock | None, most: int
+    problem: Problem, torch_device: torch.device, seconds: float, clock: Clock | None, most: int
 ) -> Tuned:
     stop = time.monotonic() + seconds
-    device = describe(where)
-    clock = clock or clock_of(where, device)
-    work = Workload(problem, where, clock.copies(problem.bytes))
+    device = describe(torch_device)
+    clock = clock or clock_of(torch_device, device)
+    work = Workload(problem, torch_device, clock.copies(problem.bytes))
     base = rule(problem, device)
     first = _tried(base, work, clock)
     if first.seconds is None:
@@ -96,8 +96,8 @@ def _tune_problem(
                     return
                 trials[plan] = Trial(plan, None, reason) if reason else _tried(plan, work, clock)
 
-    found, pruned = space.candidates(problem, device)
-    try_all([candidate.plan for candidate in found[:most]])
+    proposed, pruned = space.candidates(problem, device)
+    try_all([candidate.plan for candidate in proposed[:most]])
     for plan in _best(trials)[:2]:
         try_all(list(space.variations(plan, problem)))
     final = list(dict.fromkeys([base, *_best(trials)[:FINALISTS]]))
@@ -148,7 +148,7 @@ def _flaw(launches: list[compiler.KernelCall], device: Device) -> str | None:
 
 
 def tune(
-    problems: Iterable[Problem], where: torch.device, *,
+    problems: Iterable[Problem], torch_device: torch.device, *,
     seconds: float, clock: Clock | None = None, again: bool = False,
     report: Callable[[Tuned], object] = lambda _: None,
 ) -> list[Tuned]:  # fmt: skip
@@ -156,7 +156,7 @@ def tune(
 
     Under torch.distributed the first process of a machine tunes and the others wait for its file.
     """
-    device = describe(where)
+    device = describe(torch_device)
     wanted = {p.key: p for p in problems if again or p.key not in choice.cached(device)}
     if not _leads():
         _wait(list(wanted), device, 60 + 2 * seconds * len(wanted))
@@ -164,7 +164,7 @@ def tune(
     results = []
     for problem in wanted.values():
         try:
-            tuned = tune_problem(problem, where, seconds=seconds, clock=clock)
+            tuned = tune_problem(problem, torch_device, seconds=seconds, clock=clock)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             warnings.warn(f"{problem.key} keeps the rule's plan: {error}", stacklevel=2)
             continue

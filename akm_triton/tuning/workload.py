@@ -1,4 +1,4 @@
-"""Tensors to measure a problem on, and what its results should be."""
+"""Tensors to measure a problem on, and the results it should have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ELEMENTS = 1 << 24  # compared at a time, in float64
 
 
 class Workload:
-    """An op on random maps, of which ``copies`` can take turns so that none is found in a cache."""
+    """An op on random maps. ``copies`` of them take turns, so that no run finds a map in a cache."""
 
     def __init__(
         self, problem: Problem, device: torch.device, copies: int = 1,
@@ -56,25 +56,25 @@ class Workload:
 
     def launches(self, plan: Plan) -> list[KernelCall]:
         """What ``run`` would launch."""
-        found: list[KernelCall] = []
-        with triton_backend.launching(lambda *a, **k: found.append(KernelCall(*a, **k))):
+        calls: list[KernelCall] = []
+        with triton_backend.launching(lambda *a, **k: calls.append(KernelCall(*a, **k))):
             self.run(plan)
-        return found
+        return calls
 
-    def error(self, found: tuple[Tensor, ...]) -> float:
-        """Of the first copy's results, over their largest value: by plain PyTorch in float64, which
-        shares no code with the kernels."""
+    def error(self, results: tuple[Tensor, ...]) -> float:
+        """The largest error of the first copy's results, over their largest value: against plain
+        PyTorch in float64, which shares no code with the kernels."""
         p, worst = self.problem, 0.0
         grads: Tensor | None = None
-        images = max(1, ELEMENTS // (p.c * p.h * p.w))
-        for first in range(0, p.n, images):
-            part = slice(first, first + images)
-            z, g = self.z[0][part].double(), self.g[0][part].double()
-            own_taps: Any = [t[part].double() if p.per_sample else t.double() for t in self.taps]
+        count = max(1, ELEMENTS // (p.c * p.h * p.w))
+        for start in range(0, p.n, count):
+            images = slice(start, start + count)
+            z, g = self.z[0][images].double(), self.g[0][images].double()
+            own_taps: Any = [t[images].double() if p.per_sample else t.double() for t in self.taps]
             if "da" in p.outputs:
                 taps = torch_backend.tap_grads(g, z, *own_taps, p.border)
                 if p.per_sample:
-                    worst = max(worst, _distance(found[-1][:, part], taps))
+                    worst = max(worst, _distance(results[-1][:, images], taps))
                 else:
                     grads = taps if grads is None else grads + taps
                 want = (
@@ -85,11 +85,11 @@ class Workload:
             else:
                 want = torch_backend.blur(z, *own_taps, p.border, p.adjoint)
             if want is not None:
-                worst = max(worst, _distance(found[0][part], want))
-        return worst if grads is None else max(worst, _distance(found[-1], grads))
+                worst = max(worst, _distance(results[0][images], want))
+        return worst if grads is None else max(worst, _distance(results[-1], grads))
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
+def _distance(result: Tensor, wanted: Tensor) -> float:
     """NaN counts as infinitely far."""
-    apart = (found.double() - wanted).abs().amax() / wanted.abs().amax().clamp(min=1e-30)
-    return float(torch.nan_to_num(apart, nan=torch.inf))
+    distance = (result.double() - wanted).abs().amax() / wanted.abs().amax().clamp(min=1e-30)
+    return float(torch.nan_to_num(distance, nan=torch.inf))
