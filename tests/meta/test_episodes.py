@@ -28,7 +28,7 @@ from tests.meta.tasks import (
 def test_only_scores_of_classes_are_held_to_labels(
     out: tuple[int, ...], labels: tuple[int, ...]
 ) -> None:
-    """Not targets that count, nor maps and sequences of labels, with numbers to ignore."""
+    """Integer targets that are counts, maps or sequences of labels may exceed the outputs."""
     model = nn.Sequential(nn.Linear(3, math.prod(out)), nn.Unflatten(1, out)).double()
     x = torch.randn(2, 5, 3, dtype=torch.float64)
     y = torch.full((2, *labels), 200)
@@ -51,15 +51,15 @@ def test_tasks_of_different_sizes_go_one_by_one() -> None:
     maml = MAML(network(), inner_steps=1)
     mixed = [*unstacked(episodes(2)), *unstacked(episodes(1, support=5))]
     result = maml(mixed, F.cross_entropy)
-    each = [maml([task], F.cross_entropy).losses for task in mixed]
-    torch.testing.assert_close(result.losses, torch.cat(each))
+    alone = [maml([task], F.cross_entropy).losses for task in mixed]
+    torch.testing.assert_close(result.losses, torch.cat(alone))
     maml.vectorize = True
     with pytest.raises(ValueError, match="same shapes"):
         maml(mixed, F.cross_entropy)
 
 
 def test_modulation_of_all_tasks_takes_the_convolutions_of_one() -> None:
-    """Ordinary ones, over a batch of all the tasks' samples."""
+    """They are ordinary convolutions, over one batch of the samples of all tasks."""
     seen = []
     for tasks in (1, 5):
         with Observer() as observer:
@@ -120,7 +120,7 @@ def test_a_bad_support_set_is_refused() -> None:
 
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_a_loss_that_is_not_finite_is_named(vectorize: bool) -> None:
-    """Of a task whose inputs overflow from the second step on, and of one that is NaN at once."""
+    """One task overflows from the second step on, another is NaN from the start."""
     maml = MAML(Point(), inner_lr=1.0, inner_steps=3, vectorize=vectorize)
     x = torch.ones(4, 1, 3, dtype=torch.float64)
     x[2] = 1e80

@@ -37,7 +37,7 @@ def plain_forward(p: dict[str, Tensor], x: Tensor) -> Tensor:
 def plain_maml(
     start: dict[str, Tensor], moved: Callable[[str], bool], steps: int, order: int
 ) -> Tensor:
-    """The mean query loss by plain autograd, and operators that share no code with the layer."""
+    """The mean query loss, by plain autograd and operators that share no code with the layer."""
     losses = []
     for (xs, ys), (xq, yq) in unstacked(episodes()):
         p = dict(start)
@@ -68,7 +68,7 @@ def test_meta_gradient_is_that_of_plain_autograd(adapt: str, steps: int, order: 
 @pytest.mark.parametrize("learn_lr", ["tensor", "element"])
 @pytest.mark.parametrize("adapt", ADAPT)
 def test_meta_gradient_by_finite_differences(adapt: str, learn_lr: str) -> None:
-    """By the parameters and by the inner rates."""
+    """With respect to the parameters and the inner rates."""
     maml = MAML(
         network(), inner_lr=[0.3, 0.1], inner_steps=2, adapt=ADAPT[adapt], learn_lr=learn_lr,
         step_weights=[0.3, 0.7],
@@ -116,8 +116,8 @@ def test_meta_gradient_is_that_of_other_libraries(library: Callable[..., Tensor]
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("rates", [[0.4], [0.4, 0.1, 0.3]], ids=["one step", "three steps"])
 def test_closed_form_of_quadratic_tasks(rates: list[float], order: int) -> None:
-    """φ_k = c + (1 − α_k h)(φ_{k−1} − c), and so the meta-gradient by θ and, as of Meta-SGD, by
-    every α."""
+    """φ_k = c + (1 − α_k h)(φ_{k−1} − c), which gives the meta-gradient by θ and, as in Meta-SGD,
+    by every α."""
     torch.manual_seed(0)
     xs, cs, xq, cq = torch.rand(4, 5, 1, 3, dtype=torch.float64)  # 5 tasks of one example
     maml = MAML(
@@ -153,7 +153,7 @@ def test_first_order_keeps_no_graph_of_the_inner_loop() -> None:
 
 
 def test_step_weights_and_rates_of_each_step() -> None:
-    """The loss is the weighted sum over what fewer steps at the same rates give."""
+    """The loss is the weighted sum of the losses that fewer steps at the same rates give."""
     rates = [0.3, 0.1, 0.2]
     each = [
         MAML(network(), inner_lr=rates[:k], inner_steps=k)(episodes(), F.cross_entropy).loss

@@ -69,7 +69,7 @@ def test_tasks_at_once_are_tasks_one_by_one(
 def test_what_vmap_gets_wrong_is_refused(
     norm: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing else: where PyTorch learns to do it, this fails, and the refusal can go."""
+    """Nothing else is refused. Once PyTorch is right, this test fails: remove the refusal then."""
     maml = MAML(network(norm()), inner_steps=1)
     wanted = gradients(maml, maml(episodes(), F.cross_entropy).loss)
     maml.vectorize = True
@@ -84,7 +84,7 @@ def test_what_vmap_gets_wrong_is_refused(
 
 
 class Functional(nn.Module):
-    """A norm of which there is no module, as MAML networks are often written."""
+    """A norm that is called as a function, as in many MAML networks."""
 
     def __init__(self, norm: Callable[..., Tensor]) -> None:
         super().__init__()

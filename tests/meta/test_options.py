@@ -37,7 +37,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_rates_and_step_weights_of_every_kind_are_the_same(kind: str) -> None:
-    """Weights are read at construction, and again where they were assigned anew."""
+    """Step weights may be given at construction or assigned later."""
     wanted = MAML(network(), inner_lr=[0.3, 0.1], inner_steps=2, step_weights=[0.3, 0.1])
     wanted_loss = wanted(episodes(), F.cross_entropy).loss
     assert wanted_loss != MAML(network(), inner_steps=2)(episodes(), F.cross_entropy).loss

@@ -38,7 +38,7 @@ def test_a_learned_loss_has_its_gradient_with_checkpoint_too() -> None:
 @pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("order", [1, 2])
 def test_checkpointing_changes_no_gradient(order: int, vectorize: bool) -> None:
-    """Random numbers are the same in both passes."""
+    """Both passes use the same random numbers."""
     found = []
     for checkpoint in (False, True):
         maml = MAML(
