@@ -27,7 +27,7 @@ class Clock(Protocol):
         """How many sets of maps a workload of so many bytes needs to take turns with."""
 
     def seconds(self, plans: Sequence[Plan], work: Workload, rounds: int) -> list[float]:
-        """The median of each plan over rounds in which every plan has a turn. They have run before."""
+        """The median of each plan over rounds in which all have a turn. They have run before."""
 
 
 class Model:

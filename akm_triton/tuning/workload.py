@@ -21,7 +21,7 @@ ELEMENTS = 1 << 24  # compared at a time, in float64
 
 
 class Workload:
-    """An op on random maps. ``copies`` of them take turns, so that no run finds a map in a cache."""
+    """An op on random maps. ``copies`` of them take turns, so that none is found in a cache."""
 
     def __init__(
         self, problem: Problem, device: torch.device, copies: int = 1,
