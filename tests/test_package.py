@@ -8,14 +8,23 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import akm_triton
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PAGES = [
+    README,
+    ROOT / ".github" / "CONTRIBUTING.md",
+    *(ROOT / "akm_triton" / room / "README.md" for room in ("meta", "tuning")),
+    *(ROOT / room / "README.md" for room in ("bench", "plots", "tests")),
+]
 
 
 def modules() -> list[str]:
@@ -112,16 +121,43 @@ def test_public_functions_and_layers_have_an_example(name: str) -> None:
     assert ">>>" in (thing.__doc__ or "")
 
 
-def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks run in order and share their names, as a reader would try them."""
-    if not README.exists():
-        pytest.skip("no README.md")
-    blocks = list(re.finditer(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.M | re.S))
-    assert blocks
+def blocks() -> Iterator[Any]:
+    for path in PAGES:
+        text = path.read_text("utf-8")
+        for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+            line = text.count("\n", 0, block.start(1))
+            yield pytest.param(path, line, block[1], id=f"{path.relative_to(ROOT)}:{line + 1}")
+
+
+@pytest.mark.parametrize(("page", "line", "code"), blocks())
+def test_examples_of_the_pages_run_by_themselves(
+    page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AKM_CACHE_DIR", str(tmp_path / "cache"))
-    names: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks:
-        # blank lines before it, so that a traceback names the line of the README
-        before = "\n" * block.string.count("\n", 0, block.start(1))
-        exec(compile(before + block[1], str(README), "exec"), names)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    # blank lines before it, so that a traceback names the line of the page
+    exec(compile("\n" * line + code, str(page), "exec"), names)
+    if "target" in names:  # README's "Watch σ grow"
+        assert 1.8 < float(names["layer"].sigma) < 2.2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert links
+    for link in links:
+        target, _, anchor = link.partition("#")
+        if not target.startswith("http"):
+            there = page.parent / target
+            assert there.exists(), link
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", there.read_text("utf-8"), re.M)
+                slugs = [re.sub(r"[^\w -]", "", x).lower().replace(" ", "-") for x in titles]
+                assert anchor in slugs, link
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 180

@@ -10,8 +10,7 @@ from typing import Any
 BACKENDS = ("triton", "torch")
 
 
-@functools.cache
-def get(name: str) -> Any:
+def load(name: str) -> Any:
     """The module of a backend. Triton is optional, so its backend is imported when it is first
     asked for.
 
@@ -25,3 +24,7 @@ def get(name: str) -> Any:
     from akm_triton.backend import triton as triton_backend
 
     return triton_backend
+
+
+get = functools.cache(load)
+"""``load`` at no cost. torch.compile objects to caches, so what it traces calls ``load``."""
