@@ -34,18 +34,21 @@ def assert_sound(rows: list[codegen.Row]) -> None:
                 assert row.widest_load_bytes >= 8, row
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", codegen.SIZES)
 @pytest.mark.parametrize("dtype", codegen.DTYPES)
 def test_hopper_nchw(dtype: str, size: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), (dtype,), ("nchw",), (size,), (15,))))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [14, 56, 224])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_hopper_channels_last(dtype: str, size: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), (dtype,), ("channels_last",), (size,), (15,))))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("target", OTHERS)
 @pytest.mark.parametrize("case", [("bfloat16", 14), ("bfloat16", 56), ("float32", 224)], ids=str)
 def test_other_targets(case: tuple[str, int], target: int) -> None:
@@ -58,6 +61,7 @@ def test_other_radii(radius: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), ("bfloat16",), ("nchw",), (28, 224), (radius,))))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("border", ["symmetric", "reflect"])
 @pytest.mark.parametrize("shape", [(278, 1), (2, 290), (45, 20)], ids=str)
 def test_narrow_maps(shape: tuple[int, int], border: str) -> None:

@@ -23,6 +23,7 @@ from tests.capabilities import CAPABILITIES, OPS, SHAPE, PlainConv2d, check, op,
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name", OPS)
 def test_capability(name: str, capability: str) -> None:

@@ -31,6 +31,7 @@ def derivatives(backend: str, dtype: torch.dtype, shape: str, **options: Any) ->
     return [y, *first, *second]
 
 
+@pytest.mark.sampled(("border", "gaussian"))
 @pytest.mark.parametrize("shape", ["layer", "channel", "sample"])
 @pytest.mark.parametrize("gaussian", ["discrete", "sampled"])
 @pytest.mark.parametrize("border", BORDERS)

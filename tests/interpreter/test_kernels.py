@@ -81,6 +81,7 @@ SHAPES = [
 KINDS = [(torch.float32, "nchw"), (torch.float16, "nchw"), (torch.float32, "channels_last")]
 
 
+@pytest.mark.sampled(("kind", "border"))
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 @pytest.mark.parametrize("kind", KINDS, ids=["fp32", "fp16", "fp32-channels_last"])
@@ -90,6 +91,7 @@ def test_blur_and_gradients(
     check(*kind, shape, border)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("shape", [(1, 130, 7, 7, 3), (1, 9, 33, 20, 5)], ids=["7x7", "33x20"])
 @pytest.mark.parametrize("kind", [*KINDS, (torch.float16, "channels_last")], ids=str)
 def test_channels_share_a_program(kind: tuple[torch.dtype, str], shape: tuple[int, ...]) -> None:
@@ -125,6 +127,7 @@ def check(dtype: torch.dtype, layout: str, shape: tuple[int, ...], border: str) 
             assert error(mine, want, scale) < bound
 
 
+@pytest.mark.sampled(("size", "border"))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("size", [9, 70])
@@ -160,6 +163,7 @@ def test_table_shapes(size: int, per: str) -> None:
         assert error(mine, want) < bound
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("segments", [1, 2, 3])
 def test_segments_of_rows(segments: int, border: str) -> None:
@@ -250,6 +254,7 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
         assert norm(np.abs(mine - wanted)) <= 1.05 * norm(np.abs(eager - wanted))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("size", [7, 40, 100])
 @pytest.mark.parametrize("value", [1.0, 0.7, 1.99])
