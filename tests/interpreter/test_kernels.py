@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,15 +241,32 @@ def test_bfloat16_is_lifted_for_the_interpreter() -> None:
     assert error(y, oracle.blur(exact(z), exact(a), exact(a), "symmetric")) < 2**-8
 
 
+def eager_half(z: Tensor, r: Tensor, s: Tensor, radius: int) -> Array:
+    """float16 as one would write it, the result of each operator rounded once and correctly: an
+    eager convolution can do no better, on whatever device."""
+
+    def rounded(x: Array) -> Array:
+        return x.astype(np.float16).astype(np.float64)
+
+    taps = rounded(oracle.taps(exact(r.half()), radius))
+    identity = np.eye(1, radius + 1).repeat(len(taps), 0)
+    rows = rounded(oracle.blur(exact(z), taps, identity, "symmetric"))
+    blurred = rounded(oracle.blur(rows, identity, taps, "symmetric"))
+    gate = rounded(1 / (1 + np.exp(-exact(s.half()))))
+    return rounded(gate[:, None, None] * blurred)
+
+
 @pytest.mark.parametrize("size", [14, 56, 100])
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 3.0, 6.0])
 def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
     z = random(24 if size < 50 else 2, 4, size, size, dtype=torch.float16)  # enough for a maximum
     r, s = torch.full((4,), sigma), torch.full((4,), 0.7)
-    options = dict(gaussian="discrete", border="symmetric", truncate=None, max_radius=15)
+    options: dict[str, Any] = dict(
+        gaussian="discrete", border="symmetric", truncate=None, max_radius=15
+    )
     a, b = fused.tables(r, s, True, 15, "discrete", None)
     mine = exact(fused.blur(z, a, b, "symmetric", False))
-    eager = exact(composition.modulate(z, r.half(), s.half(), **options))
+    eager = eager_half(z, r, s, 15)
     wanted = oracle.modulate(exact(z), exact(r), exact(s), **options)
     for norm in (np.max, lambda x: np.sqrt(np.mean(x**2))):
         assert norm(np.abs(mine - wanted)) <= 1.05 * norm(np.abs(eager - wanted))
@@ -260,9 +278,9 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
 @pytest.mark.parametrize("value", [1.0, 0.7, 1.99])
 def test_constants_stay_constant(value: float, size: int, dtype: torch.dtype) -> None:
     """Half precision gives the very value back, up to the border."""
-    sigma = torch.linspace(0, 12, 40)
+    sigma = torch.linspace(0, 12, 40 if size < 100 else 13)
     k, _ = fused.tables(sigma, sigma, False, 15, "discrete", None)
-    z = torch.full((1, 40, size, size), value, dtype=dtype)
+    z = torch.full((1, len(sigma), size, size), value, dtype=dtype)
     y = fused.blur(z, k, k, "symmetric", False)
     ulp = torch.nextafter(z, torch.full_like(z, 10.0)) - z
     allowed = 0 if dtype == torch.float16 else 8  # float32 keeps what two sums of 31 round off
