@@ -1,4 +1,4 @@
-"""For every test: where its random numbers start, which cases run by default, and no cached graph."""
+"""For every test: its random seed, which cases run by default, and no graph from a cache."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("all" if config.getoption("--all") else "sample")
     config.addinivalue_line(
         "markers",
-        "sampled(*joint): without --all, only so many cases that each value of each parameter occurs, "
-        "and each pair of values of the parameters named together",
+        "sampled(*pairs): without --all, only as many cases as show each value of each parameter, "
+        "and each combination of values of the parameters that are named together",
     )
     config.addinivalue_line("markers", "whole: only with --all")
 

@@ -37,7 +37,9 @@ def test_sigma_and_gate_move(
     outcomes: list[digits.Outcome], layer: int, what: str, least: float
 ) -> None:
     states = [outcome.layers[layer] for outcome in outcomes]
-    start, end = (torch.tensor([state[when][what] for state in states]) for when in ("start", "end"))
+    start, end = (
+        torch.tensor([state[when][what] for state in states]) for when in ("start", "end")
+    )
     moved = (end - start).abs()  # (seed, channel)
     assert (moved.amax(1) > 0).all()
     assert moved.max() > least

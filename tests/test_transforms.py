@@ -16,9 +16,8 @@ from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
-from akm_triton.borders import BORDERS
-from akm_triton.gaussian import FAMILIES
 from tests.capabilities import CAPABILITIES, OPS, SHAPE, PlainConv2d, check, op, table
+from tests.common import BORDERS, FAMILIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,11 +145,10 @@ def whole(*case: Any) -> Any:
 @pytest.mark.parametrize(
     ("radius", "border", "memory_format"),
     [
-        (4, "symmetric", torch.channels_last),
-        (1, "reflect", torch.contiguous_format),
+        (1, "reflect", torch.channels_last),
+        (4, "replicate", torch.contiguous_format),
         whole(1, "symmetric", torch.contiguous_format),
-        whole(1, "reflect", torch.channels_last),
-        whole(4, "replicate", torch.contiguous_format),
+        whole(4, "symmetric", torch.channels_last),
         whole(1, "circular", torch.contiguous_format),
         whole(4, "zeros", torch.channels_last),
     ],

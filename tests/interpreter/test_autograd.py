@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import akm_triton as akm
-
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+from tests.common import BORDERS
 
 
 def derivatives(backend: str, dtype: torch.dtype, shape: str, **options: Any) -> list[Tensor]:

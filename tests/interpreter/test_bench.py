@@ -28,9 +28,12 @@ def test_launch_measures_without_launching(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "steps", [("correctness", "launch"), pytest.param(tuple(campaign.STEPS), marks=pytest.mark.whole)],
-    ids=["two steps", "every step"],
-)  # fmt: skip
+    "steps",
+    [
+        pytest.param(("correctness", "launch"), id="two steps"),
+        pytest.param(tuple(campaign.STEPS), id="every step", marks=pytest.mark.whole),
+    ],
+)
 def test_the_campaign_is_rehearsed_and_resumed(
     steps: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -38,9 +41,7 @@ def test_the_campaign_is_rehearsed_and_resumed(
     monkeypatch.setattr(campaign, "STEPS", {name: campaign.STEPS[name] for name in steps})
     campaign.main(["--rehearse", "--out", str(tmp_path)])
     log = json.loads((tmp_path / "campaign.json").read_text())
-    assert {name: found["status"] for name, found in log.items()} == dict.fromkeys(
-        steps, "done"
-    )
+    assert {name: found["status"] for name, found in log.items()} == dict.fromkeys(steps, "done")
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir() and path.name != "tables")
     found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert set(found) == set(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from akm_triton.backend import triton as fused
 from akm_triton.launch.plan import Pass, tile
 from akm_triton.launch.problem import Problem
 from reference import composition, oracle
+from tests import common
+from tests.common import BORDERS
 
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+random = partial(common.random, dtype=torch.float32)
 Array = NDArray[np.float64]
 
 
@@ -28,13 +31,6 @@ def tolerance(dtype: torch.dtype, radius: int) -> float:
     if dtype == torch.float32:
         return 5e-7 * math.sqrt(2 * radius + 1)
     return 4 * 2**-11
-
-
-def random(
-    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, layout: str = "nchw"
-) -> Tensor:
-    x = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
 
 
 def gaussians(shape: tuple[int, ...], radius: int, seed: int = 0) -> Tensor:
