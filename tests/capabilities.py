@@ -323,6 +323,8 @@ CAPABILITIES: dict[str, Function] = {
     "autocast": autocast,
 }
 
+COMPILED = [name for name in CAPABILITIES if name.startswith(("compile", "export"))]
+
 
 def check(
     name: str, capability: str, backend: str, dtype: torch.dtype, tolerance: float,

@@ -16,16 +16,22 @@ from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
-from tests.capabilities import CAPABILITIES, OPS, SHAPE, PlainConv2d, check, op, table
+from tests.capabilities import CAPABILITIES, COMPILED, OPS, SHAPE, PlainConv2d, check, op, table
 from tests.common import BORDERS, FAMILIES
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", [x for x in CAPABILITIES if x not in COMPILED])
 @pytest.mark.parametrize("name", OPS)
 def test_capability(name: str, capability: str) -> None:
+    check(name, capability, "torch", torch.float64, 1e-9)
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("capability", COMPILED)
+@pytest.mark.parametrize("name", OPS)
+def test_compiled_capability(name: str, capability: str) -> None:
     check(name, capability, "torch", torch.float64, 1e-9)
 
 
