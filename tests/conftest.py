@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.sampling import covering
 
 # Compiled graphs come from the code as it is, from no cache and no pool.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
@@ -44,32 +46,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out |= {item for item in items if item.get_closest_marker("whole")}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
-
-
-def covering(cases: list[pytest.Item]) -> list[pytest.Item]:
-    """Few of the cases, in which every value of every parameter occurs. The same at each call: next
-    comes the case of most new values, among those the one whose others have occurred least."""
-    values = {case: _values(case) for case in cases}
-    left = set[str]().union(*values.values())
-    occurred: Counter[str] = Counter()
-
-    def worth(case: pytest.Item) -> tuple[int, int]:
-        return len(values[case] & left), -sum(occurred[value] for value in values[case])
-
-    found = []
-    while left:
-        best = max(cases, key=worth)  # the first of equals
-        found.append(best)
-        left -= values[best]
-        occurred.update(values[best])
-    return found
-
-
-def _values(case: pytest.Item) -> set[str]:
-    given: dict[str, object] = case.callspec.params  # type: ignore[attr-defined]
-    (mark,) = case.iter_markers("sampled")
-    together = [(name,) for name in given] + list(mark.args)
-    return {repr([(name, given[name]) for name in names]) for names in together}
 
 
 @pytest.fixture(autouse=True)
