@@ -38,12 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--all"):
         return
+    left_out = {item for item in items if item.get_closest_marker("whole")}
     sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sampled"):
+        if item.get_closest_marker("sampled") and item not in left_out:
             sweeps[item.nodeid.partition("[")[0]].append(item)
-    left_out = {item for cases in sweeps.values() for item in set(cases) - set(covering(cases))}
-    left_out |= {item for item in items if item.get_closest_marker("whole")}
+    for cases in sweeps.values():
+        left_out |= set(cases) - set(covering(cases))
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 

@@ -38,7 +38,8 @@ CPU = torch.device("cpu")
 POINT = comparison.Point((2, 4, 20, 17), 3, CPU)
 BRIEF = Budget("brief", seconds=0.01, slowest=60, compiled_radius=0)
 EVERYONE = [
-    pytest.param(provider, id=provider.name) for provider in (providers.OURS, *providers.RIVALS)
+    pytest.param(provider, id=provider.name, marks=[pytest.mark.whole] if provider.compiles else [])
+    for provider in (providers.OURS, *providers.RIVALS)
 ]
 ROWS = [{"provider": "a", "gelements": 1.5}]
 
