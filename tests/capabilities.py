@@ -1,4 +1,4 @@
-"""The table of README: what PyTorch can do to each op, asked of ours and of plain PyTorch alike.
+"""What PyTorch can do to each op, done to ours and to plain PyTorch alike (listed in README.md).
 
 A capability is ``(f, args) -> tensors``; applied to ours and to the composition of plain operators
 in ``reference/``, it must give the same numbers.
@@ -323,6 +323,8 @@ CAPABILITIES: dict[str, Function] = {
     "autocast": autocast,
 }
 
+COMPILED = [name for name in CAPABILITIES if name.startswith(("compile", "export"))]
+
 
 def check(
     name: str, capability: str, backend: str, dtype: torch.dtype, tolerance: float,
@@ -341,11 +343,3 @@ def check(
     for x, want in zip(found, wanted, strict=True):
         atol = tolerance * float(want.detach().abs().max())
         torch.testing.assert_close(x.detach().double().cpu(), want.detach(), rtol=0, atol=atol)
-
-
-def table() -> str:
-    """Markdown; a mark is a test."""
-    rows = [f"| | {' | '.join(f'`{name}`' for name in OPS)} |", "|---" * (len(OPS) + 1) + "|"]
-    rows += [f"| {name}{' | ✓' * len(OPS)} |" for name in CAPABILITIES]
-    rows.append(f"| opcheck{' | ✓' * 4}{' | –' * 2} |")
-    return "\n".join(rows)

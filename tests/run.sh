@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole test suite; arguments go to pytest (tests/run.sh -k border, tests/run.sh tests/test_ops.py).
+# The tests; arguments go to pytest (tests/run.sh -k border, tests/run.sh tests/test_taps.py).
+# Large sweeps are sampled: tests/run.sh --all runs every case (tests/README.md).
 #
 # Triton decides when it is imported whether it interprets kernels, so there are two processes:
 # tests/interpreter with TRITON_INTERPRET=1, all the rest without.
@@ -34,7 +35,7 @@ run() { # title, then pytest's arguments
     local title=$1 status
     shift
     echo "== $title"
-    "$python" -m pytest -q -n "$workers" "$@" ${options[@]+"${options[@]}"}
+    "$python" -m pytest -q -n "$workers" --dist worksteal "$@" ${options[@]+"${options[@]}"}
     status=$?
     case $status in
         0) summary+=("$title: passed") ;;

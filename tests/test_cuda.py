@@ -12,10 +12,10 @@ from torch import Tensor
 import akm_triton as akm
 from reference import oracle
 from tests.capabilities import CAPABILITIES, OPS, check
+from tests.common import BORDERS, random
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 SHAPES = [
     (3, 5, 7, 7),
@@ -25,10 +25,6 @@ SHAPES = [
     (1, 4, 33, 130),
     (1, 2, 224, 70),
 ]
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
 def error(found: Tensor, wanted: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import os
 import pickle
@@ -33,11 +34,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def stripes(classes: int = 12, each: int = 6) -> Split:
-    """Class k has k + 1 bright rows, in two groups; the last column tells the image."""
+def stripes(classes: int = 12, each: int = 6, step: int = 2) -> Split:
+    """Class k has ``step * k + 2`` bright rows, in two groups; the last column tells the image."""
     images = torch.zeros(classes * each, 1, 28, 28, dtype=torch.uint8)
     for i in range(len(images)):
-        images[i, :, : 2 * (i // each) + 2] = 200
+        images[i, :, : step * (i // each) + 2] = 200
         images[i, :, :, -1] = i
     rows = list(torch.arange(len(images)).split(each))
     half = classes // 2
@@ -221,7 +222,7 @@ SMALL = train.RunSettings(
 
 @pytest.mark.parametrize("algorithm", network.ALGORITHMS)
 def test_every_algorithm_runs(algorithm: str, tmp_path: Path) -> None:
-    settings = train.dataclasses.replace(SMALL, algorithm=algorithm, iterations=2)
+    settings = dataclasses.replace(SMALL, algorithm=algorithm, iterations=2)
     outcome = train.run(settings, toy(), CPU, tmp_path / "a.pt")
     assert len(outcome["episodes"]["adapted"]) == 30
     assert [row["iteration"] for row in outcome["rows"]] == [1, 2]
@@ -229,7 +230,7 @@ def test_every_algorithm_runs(algorithm: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layer", network.LAYERS)
 def test_sigma_moves_where_it_may(layer: str, tmp_path: Path) -> None:
-    settings = train.dataclasses.replace(SMALL, layer=layer)
+    settings = dataclasses.replace(SMALL, layer=layer)
     layers = train.run(settings, toy(), CPU, tmp_path / "a.pt")["layers"]
     assert len(layers) == (0 if layer == "plain" else 4)
     assert all((x["start"] != x["end"]) == (layer == "akm") for x in layers)
@@ -248,14 +249,14 @@ def test_what_moves_within_a_task(adapt: str, count: int) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    """Images that differ by their bright rows, from almost chance to almost all right."""
-    settings = train.dataclasses.replace(
-        SMALL, width=8, inner_steps=2, tasks=4, iterations=80, inner_lr=0.3, lr=1e-2
-    )
-    outcome = train.run(settings, toy(), CPU, tmp_path / "a.pt")
-    assert outcome["accuracy"]["mean"] > 0.8
+    """Images that differ by many bright rows. With each of seeds 0, 1 and 2 all episodes come out
+    right and the loss halves; without outer steps 82 % are right and the loss stays."""
+    far = dataclasses.replace(stripes(6, step=4), groups=[[0, 2, 4], [1, 3, 5]])
+    settings = dataclasses.replace(SMALL, width=8, inner_steps=2, tasks=4, iterations=30, lr=1e-2)
+    outcome = train.run(settings, Dataset("far", far, far, far), CPU, tmp_path / "a.pt")
+    assert outcome["accuracy"]["mean"] > 0.95
     losses = [row["loss"] for row in outcome["rows"]]
-    assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
 def test_an_interval() -> None:
@@ -288,7 +289,7 @@ def test_a_killed_run_gives_what_a_whole_one_gives(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert torch.load(checkpoint)["more"]["done"] == 4
     with pytest.raises(ValueError, match="of other settings"):
-        other = train.dataclasses.replace(SMALL, seed=1)
+        other = dataclasses.replace(SMALL, seed=1)
         train.run(other, toy(), CPU, checkpoint)
     again = train.run(SMALL, toy(), CPU, checkpoint)
     for key in ("rows", "accuracy", "episodes", "layers"):

@@ -16,14 +16,15 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 import akm_triton as akm
+from akm_triton import borders, gaussian
 from reference import composition, oracle
-
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
-FAMILIES = ("discrete", "sampled")
+from tests.common import BORDERS, FAMILIES, random
 
 
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+def test_borders_and_families_are_those_of_the_package() -> None:
+    """What the other tests go through."""
+    assert BORDERS == borders.BORDERS
+    assert FAMILIES == gaussian.FAMILIES
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 12), (28, 28), (33, 100)], ids=str)

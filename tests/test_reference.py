@@ -13,15 +13,14 @@ from scipy import ndimage, special
 from scipy.fft import dctn, idctn
 
 from reference import composition, oracle, paper
+from tests.common import BORDERS, FAMILIES
 
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 NUMPY_PAD = {
     "symmetric": "symmetric",
     "replicate": "edge",
     "reflect": "reflect",
     "circular": "wrap",
 }
-FAMILIES = ("discrete", "sampled")
 CENTRE = [0.106507, 0.786986, 0.106507]
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 import akm_triton as akm
 from akm_triton.gaussian import tap_derivatives
 from reference import composition, oracle
-
-FAMILIES = ("discrete", "sampled")
+from tests.common import FAMILIES
 
 
 @pytest.mark.parametrize("radius", [1, 7, 15, 31])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -16,21 +17,31 @@ from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
-from akm_triton.borders import BORDERS
-from akm_triton.gaussian import FAMILIES
-from tests.capabilities import CAPABILITIES, OPS, SHAPE, PlainConv2d, check, op, table
+from tests.capabilities import CAPABILITIES, COMPILED, OPS, SHAPE, PlainConv2d, check, op
+from tests.common import BORDERS, FAMILIES
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", [x for x in CAPABILITIES if x not in COMPILED])
 @pytest.mark.parametrize("name", OPS)
 def test_capability(name: str, capability: str) -> None:
     check(name, capability, "torch", torch.float64, 1e-9)
 
 
-def test_readme_prints_the_table() -> None:
-    assert table() in (ROOT / "README.md").read_text()
+@pytest.mark.sampled
+@pytest.mark.parametrize("capability", COMPILED)
+@pytest.mark.parametrize("name", OPS)
+def test_compiled_capability(name: str, capability: str) -> None:
+    check(name, capability, "torch", torch.float64, 1e-9)
+
+
+def test_the_readme_names_every_transform() -> None:
+    text = (ROOT / "tests" / "README.md").read_text("utf-8").partition("## Transforms")[2]
+    found = re.findall(r"`([^`]+)`", text.partition("## Rules")[0])
+    assert set(OPS) <= set(found)
+    listed = [x for x in found if x not in (*OPS, "torch.func")]
+    assert set(listed) == {*CAPABILITIES, "opcheck"}
 
 
 # Derivatives where σ is special.
@@ -138,15 +149,19 @@ def test_maml_over_tasks() -> None:
 # torch.compile and export.
 
 
+def whole(*case: Any) -> Any:
+    return pytest.param(*case, marks=pytest.mark.whole)
+
+
 @pytest.mark.parametrize(
     ("radius", "border", "memory_format"),
     [
-        (1, "symmetric", torch.contiguous_format),
-        (4, "symmetric", torch.channels_last),
         (1, "reflect", torch.channels_last),
         (4, "replicate", torch.contiguous_format),
-        (1, "circular", torch.contiguous_format),
-        (4, "zeros", torch.channels_last),
+        whole(1, "symmetric", torch.contiguous_format),
+        whole(4, "symmetric", torch.channels_last),
+        whole(1, "circular", torch.contiguous_format),
+        whole(4, "zeros", torch.channels_last),
     ],
 )
 def test_inductor(radius: int, border: str, memory_format: torch.memory_format) -> None:

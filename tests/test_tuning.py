@@ -31,6 +31,7 @@ from akm_triton.tuning import __main__ as command
 from akm_triton.tuning import space, tuner
 from akm_triton.tuning.cost import ROOFS, cost, roof_of
 from bench import codegen
+from tests.common import BORDERS
 
 ROOT = Path(__file__).parent.parent
 H200 = Device("NVIDIA H200", 132, 90, 232_448)
@@ -42,7 +43,6 @@ DEVICES = (
     Device("NVIDIA B200", 148, 100, 232_448),
     Device("NVIDIA GeForce RTX 5090", 170, 120, 101_376),
 )
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 
 sides = st.one_of(st.integers(1, 64), st.integers(65, 2100))
 problems = st.builds(

@@ -10,14 +10,15 @@ import triton
 import triton.language as tl
 
 from akm_triton.backend.tiles import (
-    channels,
     columns_of,
     load_rows,
     program,
     rows_of,
     store_rows,
     strip_columns,
+    taps_of,
     transpose,
+    zeros,
 )
 from akm_triton.backend.toeplitz import (
     BAND,
@@ -58,17 +59,15 @@ def blur_kernel(
     WRAP: tl.constexpr = STRIPS > 1 and BORDER == "circular"
     COLUMN_BORDER: tl.constexpr = BAND if WRAP else BORDER
 
-    strip, _, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
-    c = channels(channel, PLANES)
+    strip, _, c, split = program(C, PLANES, STRIPS, SEGMENTS)
     mask_c = c < C
     z_ptr += c.to(tl.int64) * Z_STRIDES[1]
     y_ptr += c.to(tl.int64) * Y_STRIDES[1]
-    c = tl.minimum(c, C - 1)
-    split = split.to(tl.int64)
-    a_ptr += split * a_stride_n + c * a_stride_c
-    b_ptr += split * b_stride_n + c * b_stride_c
-    c_ptr += split * a_stride_n + c * a_stride_c
-    d_ptr += split * b_stride_n + c * b_stride_c
+    a_ptr = taps_of(a_ptr, split, a_stride_n, c, a_stride_c, C)
+    b_ptr = taps_of(b_ptr, split, b_stride_n, c, b_stride_c, C)
+    if PAIR:
+        c_ptr = taps_of(c_ptr, split, a_stride_n, c, a_stride_c, C)
+        d_ptr = taps_of(d_ptr, split, b_stride_n, c, b_stride_c, C)
 
     rows = tl.arange(0, BLOCK_H)
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
@@ -76,16 +75,14 @@ def blur_kernel(
 
     a_scale, _ = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
     b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    tb = row_operand(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE)
+    tb = row_operand(b_ptr, columns, out, b_scale, COLUMN_BORDER, ADJOINT, MAP, DTYPE)
     if PAIR:
         c_scale, _ = taps_rounding(c_ptr, RADIUS, PLANES, DTYPE)
         d_scale, _ = taps_rounding(d_ptr, RADIUS, PLANES, DTYPE)
-        td = row_operand(
-            d_ptr, columns, out, d_scale, W, RADIUS, COLUMN_BORDER, ADJOINT, PLANES, DTYPE
-        )
-    ta = column_operand(a_ptr, rows, a_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
+        td = row_operand(d_ptr, columns, out, d_scale, COLUMN_BORDER, ADJOINT, MAP, DTYPE)
+    ta = column_operand(a_ptr, rows, a_scale, BORDER, ADJOINT, MAP, DTYPE)
     if PAIR:
-        tc = column_operand(c_ptr, rows, c_scale, H, RADIUS, BORDER, ADJOINT, PLANES, DTYPE)
+        tc = column_operand(c_ptr, rows, c_scale, BORDER, ADJOINT, MAP, DTYPE)
 
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
@@ -127,19 +124,16 @@ def grad_kernel(
     COLUMN_BORDER: tl.constexpr = BAND if WRAP else BORDER
     BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
 
-    strip, segment, channel, split = program(C, PLANES, STRIPS, SEGMENTS)
-    c = channels(channel, PLANES)
+    strip, segment, c, split = program(C, PLANES, STRIPS, SEGMENTS)
     mask_c = c < C
     g_ptr += c.to(tl.int64) * G_STRIDES[1]
     z_ptr += c.to(tl.int64) * Z_STRIDES[1]
     dz_ptr += c.to(tl.int64) * DZ_STRIDES[1]
     tile = (split * SEGMENTS + segment) * STRIPS + strip
-    da_ptr += (tile.to(tl.int64) * C + c) * (RADIUS + 1)
-    db_ptr += (tile.to(tl.int64) * C + c) * (RADIUS + 1)
-    c = tl.minimum(c, C - 1)
-    split = split.to(tl.int64)
-    a_ptr += split * a_stride_n + c * a_stride_c
-    b_ptr += split * b_stride_n + c * b_stride_c
+    da_ptr += (tile * C + c) * (RADIUS + 1)
+    db_ptr += (tile * C + c) * (RADIUS + 1)
+    a_ptr = taps_of(a_ptr, split, a_stride_n, c, a_stride_c, C)
+    b_ptr = taps_of(b_ptr, split, b_stride_n, c, b_stride_c, C)
 
     rows = tl.arange(0, BLOCK_H)
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
@@ -148,14 +142,10 @@ def grad_kernel(
 
     a_scale, _ = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
     b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
-    tb = row_operand(b_ptr, columns, out, b_scale, W, RADIUS, COLUMN_BORDER, True, PLANES, DTYPE)
-    ta = column_operand(a_ptr, rows, a_scale, H, RADIUS, BORDER, True, PLANES, DTYPE)
-    if PLANES == 1:
-        db = tl.zeros((BLOCK_W, OUT_W), tl.float32)
-        da = tl.zeros((BLOCK_H, BLOCK_H), tl.float32)
-    else:
-        db = tl.zeros((PLANES, BLOCK_W, OUT_W), tl.float32)
-        da = tl.zeros((PLANES, BLOCK_H, BLOCK_H), tl.float32)
+    tb = row_operand(b_ptr, columns, out, b_scale, COLUMN_BORDER, True, MAP, DTYPE)
+    ta = column_operand(a_ptr, rows, a_scale, BORDER, True, MAP, DTYPE)
+    db = zeros(PLANES, BLOCK_W, OUT_W)
+    da = zeros(PLANES, BLOCK_H, BLOCK_H)
 
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits

@@ -53,6 +53,13 @@ def gaussian_taps(
 
 
 @triton.jit
+def row_of_taps(row, RADIUS: tl.constexpr):
+    """(distances n, where the taps of this (r, s) stand)."""
+    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
+    return n, row.to(tl.int64) * (RADIUS + 1) + n
+
+
+@triton.jit
 def gated_taps_kernel(
     r_ptr, s_ptr,
     a_ptr, b_ptr,
@@ -67,8 +74,7 @@ def gated_taps_kernel(
     gate = 1.0
     if GATED:
         gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
-    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
-    offs = row.to(tl.int64) * (RADIUS + 1) + n
+    n, offs = row_of_taps(row, RADIUS)
     tl.store(a_ptr + offs, gate * taps, mask=n <= RADIUS)
     tl.store(b_ptr + offs, taps, mask=n <= RADIUS)
 
@@ -88,8 +94,7 @@ def gated_taps_grad_kernel(
     taps, d_taps, _ = gaussian_taps(
         r, cos_minus_one_ptr, cosines_ptr, NODES, RADIUS, DISCRETE, TRUNCATE
     )
-    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
-    offs = row.to(tl.int64) * (RADIUS + 1) + n
+    n, offs = row_of_taps(row, RADIUS)
     da = tl.load(da_ptr + offs, mask=n <= RADIUS, other=0.0)
     db = tl.load(db_ptr + offs, mask=n <= RADIUS, other=0.0)
     gate = 1.0
@@ -119,8 +124,7 @@ def gated_taps_grad_grad_kernel(
     taps, d_taps, d2_taps = gaussian_taps(
         r, cos_minus_one_ptr, cosines_ptr, NODES, RADIUS, DISCRETE, TRUNCATE
     )
-    n = tl.arange(0, triton.next_power_of_2(RADIUS + 1))
-    offs = row.to(tl.int64) * (RADIUS + 1) + n
+    n, offs = row_of_taps(row, RADIUS)
     da = tl.load(da_ptr + offs, mask=n <= RADIUS, other=0.0)
     db = tl.load(db_ptr + offs, mask=n <= RADIUS, other=0.0)
     vr = tl.load(vr_ptr + row).to(tl.float32)

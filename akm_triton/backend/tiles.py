@@ -50,20 +50,30 @@ def fold_index(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
 
 
 @triton.jit
-def program(C, PLANES: tl.constexpr, STRIPS: tl.constexpr, SEGMENTS: tl.constexpr):
-    """(strip of columns, segment of rows, first channel, split of the batch) of this program."""
-    pid = tl.program_id(0)
-    groups = tl.cdiv(C, PLANES)
-    rest = pid // (STRIPS * SEGMENTS)
-    return pid % STRIPS, pid // STRIPS % SEGMENTS, (rest % groups) * PLANES, rest // groups
+def zeros(PLANES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A tile to accumulate in."""
+    if PLANES == 1:
+        return tl.zeros((ROWS, COLUMNS), tl.float32)
+    else:
+        return tl.zeros((PLANES, ROWS, COLUMNS), tl.float32)
 
 
 @triton.jit
-def channels(first, PLANES: tl.constexpr):
-    if PLANES == 1:
-        return first
-    else:
-        return first + tl.arange(0, PLANES)[:, None, None]
+def program(C, PLANES: tl.constexpr, STRIPS: tl.constexpr, SEGMENTS: tl.constexpr):
+    """(strip of columns, segment of rows, channels, split of the batch) of this program."""
+    pid = tl.program_id(0)
+    groups = tl.cdiv(C, PLANES)
+    rest = pid // (STRIPS * SEGMENTS)
+    c = (rest % groups) * PLANES
+    if PLANES > 1:
+        c += tl.arange(0, PLANES)[:, None, None]
+    return pid % STRIPS, pid // STRIPS % SEGMENTS, c, (rest // groups).to(tl.int64)
+
+
+@triton.jit
+def taps_of(taps_ptr, split, stride_n, c, stride_c, C):
+    """The taps of these channels; past the last channel, which nothing is written for, its own."""
+    return taps_ptr + split * stride_n + tl.minimum(c, C - 1) * stride_c
 
 
 @triton.jit

@@ -152,33 +152,36 @@ def tap_sums(d, i, n, origin, start, end, SIZE: tl.constexpr, BORDER: tl.constex
 
 
 @triton.jit
+def folded_operand(
+    taps_ptr, i, j, scale, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr,
+    ADJOINT: tl.constexpr, AXIS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """The whole T between outputs i and inputs j, or with ADJOINT its transpose."""
+    if ADJOINT:
+        t = toeplitz(taps_ptr, j, i, SIZE, RADIUS, BORDER)
+    else:
+        t = toeplitz(taps_ptr, i, j, SIZE, RADIUS, BORDER)
+    return rounded_rows(t, i == j, scale, AXIS, DTYPE)
+
+
+@triton.jit
 def row_operand(
     b_ptr, read, out, scale,
-    W: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
-    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+    BORDER: tl.constexpr, ADJOINT: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """T(b)ᵀ from the columns read to those computed, or with ADJOINT T(b)."""
-    l, k = rows_of(read, PLANES), columns_of(out, PLANES)
-    if ADJOINT:
-        t = toeplitz(b_ptr, l, k, W, RADIUS, BORDER)
-    else:
-        t = toeplitz(b_ptr, k, l, W, RADIUS, BORDER)
-    return rounded_rows(t, l == k, scale, -2, DTYPE)
+    k, l = columns_of(out, MAP[3]), rows_of(read, MAP[3])
+    return folded_operand(b_ptr, k, l, scale, MAP[1], MAP[2], BORDER, ADJOINT, -2, DTYPE)
 
 
 @triton.jit
 def column_operand(
     a_ptr, rows, scale,
-    H: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr,
-    PLANES: tl.constexpr, DTYPE: tl.constexpr,
+    BORDER: tl.constexpr, ADJOINT: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """T(a) of a map whose rows are resident, or with ADJOINT T(a)ᵀ."""
-    i, j = rows_of(rows, PLANES), columns_of(rows, PLANES)
-    if ADJOINT:
-        t = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
-    else:
-        t = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
-    return rounded_rows(t, i == j, scale, -1, DTYPE)
+    i, j = rows_of(rows, MAP[3]), columns_of(rows, MAP[3])
+    return folded_operand(a_ptr, i, j, scale, MAP[0], MAP[2], BORDER, ADJOINT, -1, DTYPE)
 
 
 @triton.jit

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import akm_triton as akm
-
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+from tests.common import BORDERS
 
 
 def derivatives(backend: str, dtype: torch.dtype, shape: str, **options: Any) -> list[Tensor]:
@@ -31,6 +30,7 @@ def derivatives(backend: str, dtype: torch.dtype, shape: str, **options: Any) ->
     return [y, *first, *second]
 
 
+@pytest.mark.sampled(("border", "gaussian"))
 @pytest.mark.parametrize("shape", ["layer", "channel", "sample"])
 @pytest.mark.parametrize("gaussian", ["discrete", "sampled"])
 @pytest.mark.parametrize("border", BORDERS)

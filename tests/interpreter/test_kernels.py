@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from akm_triton.backend import triton as triton_backend
 from akm_triton.launch.plan import Launch, tile
 from akm_triton.launch.problem import Problem
 from reference import composition, oracle
+from tests import common
+from tests.common import BORDERS
 
-BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
+random = partial(common.random, dtype=torch.float32)
 Array = NDArray[np.float64]
 
 
@@ -27,13 +31,6 @@ def tolerance(dtype: torch.dtype, radius: int) -> float:
     if dtype == torch.float32:
         return 5e-7 * math.sqrt(2 * radius + 1)
     return 4 * 2**-11
-
-
-def random(
-    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, layout: str = "nchw"
-) -> Tensor:
-    x = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
 
 
 def gaussians(shape: tuple[int, ...], radius: int, seed: int = 0) -> Tensor:
@@ -81,6 +78,7 @@ SHAPES = [
 KINDS = [(torch.float32, "nchw"), (torch.float16, "nchw"), (torch.float32, "channels_last")]
 
 
+@pytest.mark.sampled(("kind", "border"))
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 @pytest.mark.parametrize("kind", KINDS, ids=["fp32", "fp16", "fp32-channels_last"])
@@ -90,6 +88,7 @@ def test_blur_and_gradients(
     check(*kind, shape, border)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("shape", [(1, 130, 7, 7, 3), (1, 9, 33, 20, 5)], ids=["7x7", "33x20"])
 @pytest.mark.parametrize("kind", [*KINDS, (torch.float16, "channels_last")], ids=str)
 def test_channels_share_a_program(kind: tuple[torch.dtype, str], shape: tuple[int, ...]) -> None:
@@ -125,6 +124,7 @@ def check(dtype: torch.dtype, layout: str, shape: tuple[int, ...], border: str) 
             assert error(mine, want, scale) < bound
 
 
+@pytest.mark.sampled(("size", "border"))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("size", [9, 70])
@@ -160,6 +160,7 @@ def test_table_shapes(size: int, per: str) -> None:
         assert error(mine, want) < bound
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("segments", [1, 2, 3])
 def test_segments_of_rows(segments: int, border: str) -> None:
@@ -236,28 +237,46 @@ def test_bfloat16_is_lifted_for_the_interpreter() -> None:
     assert error(y, oracle.blur(exact(z), exact(a), exact(a), "symmetric")) < 2**-8
 
 
+def eager_half(z: Tensor, r: Tensor, s: Tensor, radius: int) -> Array:
+    """float16 as one would write it, the result of each operator rounded once and correctly: an
+    eager convolution can do no better, on whatever device."""
+
+    def rounded(x: Array) -> Array:
+        return x.astype(np.float16).astype(np.float64)
+
+    taps = rounded(oracle.taps(exact(r.half()), radius))
+    identity = np.eye(1, radius + 1).repeat(len(taps), 0)
+    rows = rounded(oracle.blur(exact(z), taps, identity, "symmetric"))
+    blurred = rounded(oracle.blur(rows, identity, taps, "symmetric"))
+    gate = rounded(1 / (1 + np.exp(-exact(s.half()))))
+    return rounded(gate[:, None, None] * blurred)
+
+
 @pytest.mark.parametrize("size", [14, 56, 100])
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 3.0, 6.0])
 def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
     z = random(24 if size < 50 else 2, 4, size, size, dtype=torch.float16)  # enough for a maximum
     r, s = torch.full((4,), sigma), torch.full((4,), 0.7)
-    options = dict(gaussian="discrete", border="symmetric", truncate=None, max_radius=15)
+    options: dict[str, Any] = dict(
+        gaussian="discrete", border="symmetric", truncate=None, max_radius=15
+    )
     a, b = triton_backend.gated_taps(r, s, True, 15, "discrete", None)
     mine = exact(triton_backend.blur(z, a, b, "symmetric", False))
-    eager = exact(composition.modulate(z, r.half(), s.half(), **options))
+    eager = eager_half(z, r, s, 15)
     wanted = oracle.modulate(exact(z), exact(r), exact(s), **options)
     for norm in (np.max, lambda x: np.sqrt(np.mean(x**2))):
         assert norm(np.abs(mine - wanted)) <= 1.05 * norm(np.abs(eager - wanted))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("size", [7, 40, 100])
 @pytest.mark.parametrize("value", [1.0, 0.7, 1.99])
 def test_constants_stay_constant(value: float, size: int, dtype: torch.dtype) -> None:
     """Half precision gives the very value back, up to the border."""
-    sigma = torch.linspace(0, 12, 40)
+    sigma = torch.linspace(0, 12, 40 if size < 100 else 13)
     k, _ = triton_backend.gated_taps(sigma, sigma, False, 15, "discrete", None)
-    z = torch.full((1, 40, size, size), value, dtype=dtype)
+    z = torch.full((1, len(sigma), size, size), value, dtype=dtype)
     y = triton_backend.blur(z, k, k, "symmetric", False)
     ulp = torch.nextafter(z, torch.full_like(z, 10.0)) - z
     allowed = 0 if dtype == torch.float16 else 8  # float32 keeps what two sums of 31 round off

@@ -32,6 +32,7 @@ def meta_gradient(
     return [result.losses, *torch.autograd.grad(result.loss, list(model.parameters()))]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("adapt", ["all", "modulation"])
 def test_the_kernels_give_the_meta_gradient_of_plain_pytorch(

@@ -11,6 +11,7 @@ import akm_triton as akm
 from tests.capabilities import CAPABILITIES, OPS, check, op
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name", OPS)
 def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:

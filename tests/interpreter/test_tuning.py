@@ -308,6 +308,7 @@ class Traffic:
 SHAPES = [(7, 5), (14, 14), (28, 28), (64, 33), (40, 150), (90, 70), (130, 20)]
 
 
+@pytest.mark.sampled(("shape", "op"), ("op", "border"))
 @pytest.mark.parametrize("border", ["symmetric", "reflect", "circular", "zeros"])
 @pytest.mark.parametrize("op", ["blur", "blur_adjoint", "blur_backward"])
 @pytest.mark.parametrize("itemsize", [2, 4])
