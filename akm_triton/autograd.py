@@ -1,4 +1,5 @@
-"""Defining an op so that every transform of PyTorch treats it as one of its own.
+"""Registering an op so that every transform of PyTorch treats it as one of its own. The derivatives
+themselves are in ops.py and gated_taps.py.
 
 The public ways fall short: ``torch.library.register_autograd`` answers zero in forward mode and
 raises in ``torch.func.grad``; ``torch.autograd.Function`` loses its jvp under ``torch.compile``. A
@@ -18,9 +19,9 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from akm_triton.tracing import KNOWN, is_transformed
+from akm_triton.tracing import TRIED, is_transformed
 
-if KNOWN:
+if TRIED:
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch._subclasses.functional_tensor import FunctionalTensorMode
     from torch.autograd.function import _SingleLevelFunction
@@ -69,7 +70,7 @@ def define(
     torch.library.register_fake(op, fake, lib=_library)
     torch.library.register_vmap(op, functools.partial(vmap, op), lib=_library)
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
-    if not KNOWN:
+    if not TRIED:
         return _with_public_autograd(op, count, vjp)
     _add_autograd(op, count, kernel, vjp, jvp)
     _add_decomposition(op, kernel, decomposes)

@@ -19,6 +19,8 @@ Index = TypeVar("Index", Tensor, np.ndarray)
 def fold_index(index: Index, size: int, border: str) -> Index:
     """Fold integer positions, any distance outside, into ``[0, size)``; −1 outside for "zeros".
 
+    backend/tiles.py has the same for kernels, and backend/toeplitz.py sums the taps accordingly.
+
     ::
 
         symmetric  d c b a | a b c d | d c b a      (half-sample)

@@ -23,7 +23,8 @@ _UNCHANGED = contextlib.nullcontext()
 def check_options(
     gaussian: str, border: str, truncate: float | None, max_radius: int
 ) -> tuple[float | None, int]:
-    """Refuse options that mean nothing, by name; (truncate, max_radius) as Python's numbers."""
+    """Raise for an option that means nothing, naming it; returns truncate as a float or None, and
+    max_radius as an int."""
     if border not in BORDERS:
         raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
     return check_window(gaussian, truncate, max_radius)
@@ -139,8 +140,8 @@ def modulate(
 
     .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(σ_c) * z_{nc}), \qquad σ = |r|
 
-    Differentiable in z, r and s. On CUDA tensors two Triton launches forward (taps, blur and gate)
-    and three backward where a map fits on chip; elsewhere plain PyTorch with the same result.
+    Differentiable in z, r and s. On CUDA tensors two Triton launches forward (the taps, which hold
+    the gate; the blur) and three to six backward; elsewhere plain PyTorch with the same result.
 
     Args:
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last

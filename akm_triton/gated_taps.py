@@ -1,4 +1,5 @@
-"""σ and s → the taps of both axes: in plain torch, or as ops that take one launch for each order.
+"""σ and s → the taps of both axes, in plain torch, or as ops of a kernel launch each for the value,
+its gradient and the gradient of that. The gate is multiplied into the taps a, so it costs nothing.
 
 The taps t = [sigmoid(s) k(|r|), k(|r|)], (2, *r.shape, R+1), are a few numbers per channel, but
 dozens of small operators, and a hundred at second order, which cost more than the blur. The ops are

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akm_triton.tracing import KNOWN, constant_when_compiled, outside_transforms
+from akm_triton.tracing import TRIED, constant_when_compiled, outside_transforms
 
 FAMILIES = ("discrete", "sampled")
 
@@ -23,7 +23,7 @@ def trapezoid(
     """(cos θ_m − 1, w_m cos nθ_m) over the half circle, θ_m = πm/M, m = 0..M.
 
     M keeps aliasing, T(2M − R), below 1e-12 up to σ = max(R, 10); beyond, the taps tend to the box
-    either way. Calls share a copy, unless a mode that traces is to see them made.
+    either way. Calls share a copy, unless the call is being traced.
     """
     return (_shared_trapezoid if shared else _trapezoid)(max_radius, dtype, device)
 
@@ -48,13 +48,14 @@ def _shared_trapezoid(*args: Any) -> tuple[Tensor, Tensor]:
 
 
 def _trapezoid_for(t: Tensor, max_radius: int) -> tuple[Tensor, Tensor]:
-    return trapezoid(max_radius, t.dtype, t.device, shared=KNOWN and type(t) is Tensor)
+    return trapezoid(max_radius, t.dtype, t.device, shared=TRIED and type(t) is Tensor)
 
 
 def check_window(
     gaussian: str, truncate: float | None, max_radius: int
 ) -> tuple[float | None, int]:
-    """Refuse options that mean nothing, by name; (truncate, max_radius) as Python's numbers."""
+    """Raise for an option that means nothing, naming it; returns truncate as a float or None, and
+    max_radius as an int."""
     if gaussian not in FAMILIES:
         raise ValueError(f"gaussian must be one of {FAMILIES}, got {gaussian!r}")
     if truncate is not None:
@@ -96,10 +97,10 @@ def gaussian_taps(
         truncate: also zero the taps beyond ``int(truncate * sigma)``; ``None`` keeps the window.
 
     Returns:
-        ``(*sigma.shape, R + 1)`` in the dtype of ``sigma`` (half precision counts in float32).
+        ``(*sigma.shape, R + 1)`` in the dtype of ``sigma``; float32 where that is half precision.
 
     Raises:
-        TypeError, ValueError: an argument of another kind, by name.
+        TypeError, ValueError: an argument of a wrong type or value; the message names it.
 
     Example:
         >>> import torch

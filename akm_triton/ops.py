@@ -5,7 +5,7 @@ With taps t = [a, b], everything is the form F(g, z; t) = <g, T(a) z T(b)ᵀ>, l
 b. ``blur`` is ∂F/∂g (its adjoint ∂F/∂z), ``tap_grads`` is ∂F/∂t, ``blur_backward`` is ∂F/∂(z, t),
 and ``blur_pair``, T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, is the derivative of ``blur`` by t along v = [c, d].
 A derivative of any of them, forward or reverse, is the same ops with a tangent or a cotangent in
-the place of what it differentiates: no order of derivative needs another.
+the place of what it differentiates, so these four ops suffice for derivatives of any order.
 
 Shapes: maps (N, C, H, W); t and v (2, 1|C, R+1) or (2, N, C, R+1), centre tap first. A vjp takes
 which gradients are needed, the op's arguments and its cotangents; a jvp takes tangents and the op's

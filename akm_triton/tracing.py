@@ -1,6 +1,6 @@
 """What PyTorch is doing with a call: tracing it, transforming it, differentiating it or nothing.
 
-Most of the names used here are private to PyTorch. They were tried on the versions that ``KNOWN``
+Most of the names used here are private to PyTorch. They were tried on the versions that ``TRIED``
 covers; on any other version nothing here uses them.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-KNOWN = (2, 11) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 15)
+TRIED = (2, 11) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 15)
 """Whether the private names of PyTorch used by this package were tried on this version."""
 
-if KNOWN:
+if TRIED:
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.utils._python_dispatch import _disable_current_modes
 
@@ -30,7 +30,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def in_graph(x: Tensor) -> bool:
     """Whether x belongs to a graph that AOTAutograd is tracing. An op sees such tensors only where
     it decomposes."""
-    return KNOWN and isinstance(x, FunctionalTensor)
+    return TRIED and isinstance(x, FunctionalTensor)
 
 
 def value_at_trace(size: int | torch.SymInt) -> int:
@@ -40,13 +40,14 @@ def value_at_trace(size: int | torch.SymInt) -> int:
 
 def in_export() -> bool:
     """Whether ``torch.export`` is tracing; its graphs keep the ops that launch Triton kernels."""
-    export = sys.modules.get("torch.export._trace")  # takes seconds to import: it is no business
-    return export is not None and export.custom_triton_ops_decomposition_disabled()  # of ours
+    # importing it takes seconds; where nobody has, nothing exports
+    export = sys.modules.get("torch.export._trace")
+    return export is not None and export.custom_triton_ops_decomposition_disabled()
 
 
 def in_backward() -> bool:
     """Whether the autograd engine is calling."""
-    return KNOWN and torch._C._current_graph_task_id() != -1
+    return TRIED and torch._C._current_graph_task_id() != -1
 
 
 def is_transformed() -> bool:
@@ -62,7 +63,7 @@ def is_transformed() -> bool:
 def can_skip_dispatcher(*tensors: Tensor) -> bool:
     """Whether a call on these tensors may go straight to its kernels: nothing differentiates,
     transforms, traces or profiles it, and the tensors hold data."""
-    if not KNOWN or torch.compiler.is_compiling():
+    if not TRIED or torch.compiler.is_compiling():
         return False
     recorded = torch.is_grad_enabled()
     for x in tensors:
@@ -84,7 +85,7 @@ def outside_transforms() -> Iterator[None]:
     them."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        if KNOWN:
+        if TRIED:
             stack.enter_context(_disable_current_modes())
             stack.enter_context(torch._C._DisableFuncTorch())
         yield

@@ -1,4 +1,4 @@
-"""Run every GPU measurement within a few minutes, the most valuable first.
+"""Run the measurements worth most on a GPU within a few minutes, the most valuable first.
 
 Each step is a process of its own, so that a crash in one does not stop the others. A step saves
 its rows as it goes, and a campaign that is started again runs only the steps that are not done.

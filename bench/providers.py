@@ -37,7 +37,7 @@ class Provider:
     packages: tuple[str, ...] = ()  # it needs one of these distributions
     devices: tuple[str, ...] = ("cpu", "cuda")
     shared: bool = False  # one σ for all channels
-    backward: bool = True  # differentiable in z and σ
+    backward: bool = True  # timed with its backward too
     interior: bool = False  # has another border: compare away from it only
     compiles: bool = False  # its first call is slow, and slower at larger radii
 

@@ -69,7 +69,7 @@ def table(rows: list[Row]) -> str:
         )  # fmt: skip
     header = [
         "network", "map", "dtype", "layout", "direction", "ours µs", "best rival µs", "rival",
-        "ours / rival", "of copy",
+        "speed, ours / rival", "of copy",
     ]  # fmt: skip
     return f"K = {2 * RADIUS + 1}\n{grid(header, lines)}\n\n{comparison.notes(rows)}".rstrip()
 

@@ -395,11 +395,11 @@ def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None
     shape = ["8", "64", "112", "112", "--dtype", "float16"]
     command.main(["show", *shape])
     found = capsys.readouterr().out
-    assert f"{BLUR.key}: by the rule" in found and "blur_backward 16-bit" in found
+    assert f"{BLUR.key}: from the rule" in found and "blur_backward 16-bit" in found
     choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
     command.main(["show", *shape, "--op", "blur"])
     found = capsys.readouterr().out
-    assert "by the cache" in found and "10.0 µs measured, 20.0 µs by the rule" in found
+    assert "from the cache" in found and "10.0 µs measured, 20.0 µs by the rule" in found
     assert str(cache) in found
     command.main(["clear"])
     assert "1 files removed" in capsys.readouterr().out

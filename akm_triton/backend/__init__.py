@@ -1,7 +1,7 @@
 """The ops, once for each backend: a module of the same name here, ``torch`` or ``triton``.
 
 Both have ``blur``, ``blur_pair``, ``tap_grads`` and ``blur_backward`` on maps and taps; ``triton``
-has ``gated_taps`` and its two derivatives too.
+has ``gated_taps`` and its two derivatives too. ``functional.py`` chooses between them.
 """
 
 import functools
@@ -27,4 +27,4 @@ def load(name: str) -> Any:
 
 
 get = functools.cache(load)
-"""``load`` at no cost. torch.compile objects to caches, so what it traces calls ``load``."""
+"""``load``, cached. torch.compile objects to caches: code that it traces must call ``load``."""

@@ -1,11 +1,12 @@
-"""σ and s → taps of both axes, and the gradients back: one small kernel each way."""
+"""σ and s → taps of both axes, with the gate multiplied into a; their gradient, and the gradient of
+that: a small kernel for each."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def gaussian_taps(
+def taps_and_derivatives(
     r,
     cos_minus_one_ptr, cosines_ptr, NODES: tl.constexpr,
     RADIUS: tl.constexpr, DISCRETE: tl.constexpr, TRUNCATE: tl.constexpr,
@@ -70,7 +71,9 @@ def gated_taps_kernel(
     """a = sigmoid(s) k(|r|), b = k(|r|), one (r, s) a program."""
     row = tl.program_id(0)
     r = tl.load(r_ptr + row).to(tl.float32)
-    taps, _, _ = gaussian_taps(r, cos_minus_one_ptr, cosines_ptr, NODES, RADIUS, DISCRETE, TRUNCATE)
+    taps, _, _ = taps_and_derivatives(
+        r, cos_minus_one_ptr, cosines_ptr, NODES, RADIUS, DISCRETE, TRUNCATE
+    )
     gate = 1.0
     if GATED:
         gate = tl.sigmoid(tl.load(s_ptr + row).to(tl.float32))
@@ -91,7 +94,7 @@ def gated_taps_grad_kernel(
     """dr = <sigmoid(s) da + db, ∂k/∂r>, ds = sigmoid'(s) <da, k>, one (r, s) a program."""
     row = tl.program_id(0)
     r = tl.load(r_ptr + row).to(tl.float32)
-    taps, d_taps, _ = gaussian_taps(
+    taps, d_taps, _ = taps_and_derivatives(
         r, cos_minus_one_ptr, cosines_ptr, NODES, RADIUS, DISCRETE, TRUNCATE
     )
     n, offs = row_of_taps(row, RADIUS)
@@ -121,7 +124,7 @@ def gated_taps_grad_grad_kernel(
     """The gradient of vr · dr + vs · ds, of ``gated_taps_grad_kernel``, by r, s, da and db."""
     row = tl.program_id(0)
     r = tl.load(r_ptr + row).to(tl.float32)
-    taps, d_taps, d2_taps = gaussian_taps(
+    taps, d_taps, d2_taps = taps_and_derivatives(
         r, cos_minus_one_ptr, cosines_ptr, NODES, RADIUS, DISCRETE, TRUNCATE
     )
     n, offs = row_of_taps(row, RADIUS)

@@ -36,7 +36,8 @@ def transpose(x):
 
 @triton.jit
 def fold_index(index, SIZE: tl.constexpr, BORDER: tl.constexpr):
-    """Where the border rule finds an index: in [0, SIZE), whatever the distance."""
+    """``fold_index`` of borders.py for kernels: in [0, SIZE), whatever the distance. With "zeros"
+    the index is clamped, and the caller masks."""
     if BORDER == "zeros" or BORDER == "replicate":
         return tl.minimum(tl.maximum(index, 0), SIZE - 1)
     elif BORDER == "circular" or SIZE == 1:

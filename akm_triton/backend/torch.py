@@ -1,4 +1,4 @@
-"""The ops in plain PyTorch, on any device: a rule between two algorithms.
+"""The ops in plain PyTorch, on any device, as convolutions or as matrix products.
 
 z is (N, C, H, W) with any strides; a and b are (1, R+1), (C, R+1) or (N, C, R+1), centre tap first.
 Results are as z in dtype and memory format; half precision is computed in float32. Every function

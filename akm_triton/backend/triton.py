@@ -200,12 +200,12 @@ def _launch_grad(
     partial = out if complete else torch.empty(shape, dtype=torch.float32, device=z.device)
     if launch.transposed:
         g, z, a, b = g.mT, z.mT, b, a
-    written = dz if launch.dz else z  # z is not written
+    dz = dz if launch.dz else z  # stands in for it, and is not written
     _launch(
         (streamed if grid.streams else resident).grad_kernel, grid.programs,
         g, *_strides(g.stride()),
         z, *_strides(z.stride()),
-        written, *_strides(written.stride()),
+        dz, *_strides(dz.stride()),
         *_taps(a),
         *_taps(b),
         partial[0], partial[-1],
@@ -282,7 +282,7 @@ def gated_taps_grad_grad(
 def _window(
     device: torch.device, gated: bool, max_radius: int, gaussian: str, truncate: float | None
 ) -> dict[str, Any]:
-    """The arguments of the kernels that begin with tap_kernels.gaussian_taps."""
+    """The arguments of the kernels that begin with tap_kernels.taps_and_derivatives."""
     cos_minus_one, cosines = trapezoid(max_radius, torch.float32, device)
     return dict(
         cos_minus_one_ptr=cos_minus_one, cosines_ptr=cosines, NODES=cos_minus_one.numel(),

@@ -30,8 +30,9 @@ _tuned: dict[Device, store.Entries] = {}
 
 Observer = Callable[[Problem, Device, torch.device, bool], object]
 observers: list[Observer] = []
-"""Called before each launch with its problem, its device in our words and in torch's, and whether a
-graph is being traced. The tuner listens here: what runs a launch does not know of it."""
+"""Called before an op is launched, with its problem, its device as described here and as PyTorch
+names it, and whether a graph is being traced. The tuner listens here; the backend does not import
+it."""
 
 
 @functools.lru_cache(maxsize=4096)

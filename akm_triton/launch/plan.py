@@ -1,4 +1,4 @@
-"""A plan: the launches of an op, and how each shares its maps among programs."""
+"""A plan: the launches of an op, each with a Config, which shares the maps among programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Config:
     num_warps: int
     segments: int = 1
     num_stages: int = 2
-    occupancy: int = 8
+    programs_per_sm: int = 8
     """Programs per multiprocessor beyond which the batch is split no further."""
     precision: str = "tf32x3"
     """How matrix products keep the accuracy of float32; half precision needs no such care."""
@@ -37,14 +37,15 @@ class Config:
         return self.strips * self.segments * -(-channels // self.planes)
 
     def splits(self, problem: Problem, device: Device) -> int:
-        """Shares of the batch. Enough for ``occupancy`` programs per multiprocessor, but no program
-        gets fewer than sixteen images, which pay for its operands and partial sums, unless there
-        would be less than two programs per multiprocessor. With taps for each sample, one share for
-        each image."""
+        """Shares of the batch. Enough for ``programs_per_sm``, but a program keeps about sixteen
+        images or more, which pay for its operands and partial sums, unless there would be less than
+        two programs per multiprocessor. With taps for each sample, one share for each image."""
         if problem.per_sample:
             return problem.n
         programs = self.programs(problem.c)
-        most = min(-(-self.occupancy * device.multiprocessors // programs), -(-problem.n // 16))
+        most = min(
+            -(-self.programs_per_sm * device.multiprocessors // programs), -(-problem.n // 16)
+        )
         return max(1, min(problem.n, max(most, -(-2 * device.multiprocessors // programs))))
 
     def streams(self, problem: Problem) -> bool:
@@ -54,8 +55,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: what it writes (dz alone is a blur, adjoint in a gradient), and whether rows and
-    columns, and with them a and b, change places, which makes ∂F/∂a of ∂F/∂b."""
+    """One launch. The flags say which outputs it writes; dz alone is a blur, adjoint in a gradient.
+    ``transposed`` swaps rows with columns and a with b, so that the kernel of ∂F/∂b computes ∂F/∂a.
+    """
 
     config: Config
     dz: bool = False
@@ -76,7 +78,7 @@ Plan = tuple[Launch, ...]
 
 
 class Grid(NamedTuple):
-    """A launch, ready to run: everything it is told besides its tensors."""
+    """A launch, ready to run: what it is told besides its tensors and flags of the op."""
 
     launch: Launch
     problem: Problem
@@ -127,7 +129,7 @@ def tile(
 
     Args:
         shape: planes, rows and columns: (planes, block_h, block_w).
-        more: the fields of Config that are free: segments, num_stages, occupancy, precision.
+        more: the fields of Config that are free: segments, num_stages, programs_per_sm, precision.
 
     Raises:
         ValueError: the blocks cannot hold what a window of this radius needs.
@@ -169,8 +171,8 @@ def segmented(cfg: Config, problem: Problem, device: Device) -> Config:
 def to_json(plan: Plan) -> list[dict[str, Any]]:
     """What ``from_json`` needs: the free numbers, for the others follow from the problem."""
     free = (
-        "planes", "block_h", "block_w", "out_w", "num_warps", "segments", "num_stages", "occupancy",
-        "precision",
+        "planes", "block_h", "block_w", "out_w", "num_warps", "segments", "num_stages",
+        "programs_per_sm", "precision",
     )  # fmt: skip
     return [
         {
@@ -224,7 +226,7 @@ def check(plan: Plan, problem: Problem) -> None:
             raise ValueError("matrix products take blocks of 16 and more")
         if not 1 <= cfg.segments <= max(1, -(-own.h // cfg.block_h)):
             raise ValueError(f"{cfg.segments} segments of {-(-own.h // cfg.block_h)} row blocks")
-        for name, most in (("num_stages", 8), ("occupancy", 64), ("num_warps", 32)):
+        for name, most in (("num_stages", 8), ("programs_per_sm", 64), ("num_warps", 32)):
             if not 1 <= getattr(cfg, name) <= most:
                 raise ValueError(f"{name} must be 1 to {most}, got {getattr(cfg, name)!r}")
         if cfg.precision not in ("tf32x3", "bf16x6", "ieee"):

@@ -65,8 +65,8 @@ class Problem(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the maps that it reads and of one that it writes."""
-        maps = 2 + ("da" in self.outputs)
+        """Bytes of the maps that it reads, z and perhaps g, and of the one it may write."""
+        maps = 1 + ("da" in self.outputs) + ("dz" in self.outputs)
         return maps * self.n * self.c * self.h * self.w * self.itemsize
 
     @property
@@ -80,8 +80,8 @@ class Problem(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Names what shares one measurement. Both 16-bit types do, and so do batches up to the next
-        power of two: the batch only decides how often a program's tiles go round."""
+        """Problems of one key share a plan: both 16-bit types do, and batches up to the next power
+        of two, because the best tiles hardly depend on the batch."""
         batch = 1 << max(self.n - 1, 0).bit_length()
         layout = "channels_last" if self.channels_last else "nchw"
         taps = " per-sample" if self.per_sample else ""

@@ -172,7 +172,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def clear() -> int:
-    """Remove every file of the cache; returns how many files of plans there were."""
+    """Remove every file of plans from the cache; returns how many there were."""
     cache = folder()
     count = 0
     for path in sorted(cache.glob("*.json*")) + sorted(cache.glob(".*.json.*")):

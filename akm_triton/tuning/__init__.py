@@ -1,4 +1,4 @@
-"""Measuring plans. This room is above everything that runs, and nothing that runs imports it.
+"""Measuring plans. The backend never imports this package.
 
 ``space`` and ``cost`` propose candidates, the likely fastest first; ``compiler`` reads their
 machine code, ``workload`` runs and checks them, ``clock`` times them, ``tuner`` keeps the best.

@@ -15,6 +15,8 @@ from akm_triton.launch.plan import to_json
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.tuning.cost import cost
 
+ORIGINS = {"cache": "the cache", "shipped": "the shipped plans", "rule": "the rule"}
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m akm_triton.tuning", description=__doc__)
@@ -55,7 +57,7 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             args.channels_last, args.per_sample,
         )  # fmt: skip
         chosen = choice.choose(problem, device)
-        print(f"\n{problem.key}: by the {chosen.origin}")
+        print(f"\n{problem.key}: from {ORIGINS[chosen.origin]}")
         entry = choice.cached(device).get(problem.key)
         if chosen.origin == "cache" and entry:
             mine, rules = 1e6 * entry["seconds"], 1e6 * entry["rule_seconds"]

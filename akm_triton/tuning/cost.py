@@ -82,7 +82,7 @@ class Cost:
 
 
 def cost(plan: Plan, problem: Problem, device: Device) -> Cost:
-    """Of all launches of the plan."""
+    """The cost of all launches of the plan."""
     each = [_cost(launch, problem, device) for launch in plan]
     return Cost(
         sum(x.dram_bytes for x in each),

@@ -17,7 +17,7 @@ PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)
 NUM_WARPS = (2, 4, 8, 16)
 NUM_STAGES = (1, 2, 3)
-OCCUPANCY = (2, 8, 16)
+PROGRAMS_PER_SM = (2, 8, 16)
 
 REGISTER_BYTES = 65536 * 4  # of a multiprocessor, so of a program at most
 _Make = Callable[..., Plan]
@@ -68,7 +68,7 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Candidate], list[
 
 
 def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
-    """The plan with other stages, occupancy and segments, one of them at a time.
+    """The plan with other stages, programs_per_sm and segments, one of them at a time.
 
     Not with bf16x6 in the place of tf32x3: it takes as many operations and registers, and some of
     its kernels crash the compiler (Triton 3.7).
@@ -77,7 +77,7 @@ def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
     segments = {max(1, most // 2), 2 * most} if most > 1 else set()
     for name, values in (
         ("num_stages", NUM_STAGES),
-        ("occupancy", OCCUPANCY),
+        ("programs_per_sm", PROGRAMS_PER_SM),
         ("segments", tuple(sorted(segments))),
     ):
         for value in values:

@@ -23,11 +23,11 @@ from akm_triton.tuning import compiler, space
 from akm_triton.tuning.clock import Clock, clock_of
 from akm_triton.tuning.workload import TOLERANCE, Workload
 
-MOST = 24
+MAX_CANDIDATES = 24
 """Candidates tried for a problem, the model's best."""
 FINALISTS = 4
-GAIN = 0.99
-"""The rule stays unless a candidate takes less than this share of its time."""
+MUST_BEAT = 0.99
+"""A candidate wins only if it takes less than this share of the time of the rule's plan."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tuned:
 
 def tune_problem(
     problem: Problem, torch_device: torch.device, *,
-    seconds: float, clock: Clock | None = None, most: int = MOST,
+    seconds: float, clock: Clock | None = None, most: int = MAX_CANDIDATES,
 ) -> Tuned:  # fmt: skip
     """The fastest plan found in about so many seconds; the rule's is always tried, and first.
 
@@ -103,7 +103,7 @@ def _tune_problem(
     final = list(dict.fromkeys([base, *_best(trials)[:FINALISTS]]))
     times = dict(zip(final, clock.seconds(final, work, rounds=31), strict=True))
     best = min(final, key=times.__getitem__)
-    if times[best] > GAIN * times[base]:
+    if times[best] > MUST_BEAT * times[base]:
         best = base
     return Tuned(problem, best, times[best], times[base], clock.name, list(trials.values()), pruned)
 

@@ -1,4 +1,4 @@
-"""The house itself: imports run one way, and importing the package costs next to nothing."""
+"""The architecture: imports run one way, and importing the package costs next to nothing."""
 
 import ast
 import functools
@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TOPS = ("akm_triton", "reference", "bench", "plots", "tests")
 
-# A room imports from its own floor and from those below it, lazily or not.
-FLOORS = (
+# A module imports from its own level and from those below it, lazily or not.
+LEVELS = (
     ("akm_triton",),  # the public names
     ("akm_triton.meta",),
     ("akm_triton.tuning",),
@@ -88,9 +88,9 @@ def reachable(edges: dict[str, set[str]], start: str) -> set[str]:
     return seen
 
 
-def floor(module: str) -> int:
-    """The place in FLOORS: of the longest name that the module begins with."""
-    rooms = {room: i for i, floor in enumerate(FLOORS) for room in floor}
+def level(module: str) -> int:
+    """The place in LEVELS: of the longest name that the module begins with."""
+    rooms = {room: i for i, level in enumerate(LEVELS) for room in level}
     while module not in rooms:
         module = module.rpartition(".")[0]
     return rooms[module]
@@ -116,7 +116,7 @@ def test_imports_run_down_the_floors(module: str) -> None:
     if module == "akm_triton":
         return  # on top of all
     for name in graph("akm_triton")[module]:
-        assert floor(name) >= floor(module), f"{module} is below {name}"
+        assert level(name) >= level(module), f"{module} is below {name}"
         assert name != "akm_triton", "what is inside takes nothing from the face"
 
 
