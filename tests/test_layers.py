@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +146,12 @@ def test_round_trips() -> None:
     other.load_state_dict(layer.state_dict())
     for copied in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(copied(x), layer(x))
+
+
+@pytest.mark.parametrize("channels", ["8", 2.5, True, None])
+def test_refuses_what_is_no_number_of_channels(channels: Any) -> None:
+    with pytest.raises(TypeError, match=f"channels must be an int, got {channels!r}"):
+        akm.Modulation2d(channels)
 
 
 def test_refuses_unknown_options() -> None:

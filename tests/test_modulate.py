@@ -253,6 +253,11 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(border="wrap"), ValueError, r"border must be one of .* got 'wrap'"),
     (dict(truncate=0.0), ValueError, r"truncate must be None or positive .* got 0.0"),
     (dict(truncate=math.nan), ValueError, r"truncate must be None or positive .* got nan"),
+    (dict(truncate=math.inf), ValueError, r"truncate must be None or positive .* got inf"),
+    (dict(truncate=[3]), TypeError, r"truncate must be None or a number, got \[3\]"),
+    (dict(truncate=True), TypeError, r"truncate must be None or a number, got True"),
+    (dict(truncate="3"), TypeError, r"truncate must be None or a number, got '3'"),
+    (dict(truncate=ONE), TypeError, r"truncate must be None or a number, got tensor"),
     (dict(max_radius=0), ValueError, r"max_radius must be at least 1 pixel, got 0"),
     (dict(max_radius=2.0), TypeError, r"max_radius must be an int \(pixels\), got float"),
     (dict(max_radius=True), TypeError, r"max_radius must be an int \(pixels\), got bool"),
@@ -268,6 +273,24 @@ def test_refusals(change: dict[str, Any], error: type[Exception], message: str) 
     arguments: dict[str, Any] = dict(z=Z, r=ONE, s=ONE) | change
     with pytest.raises(error, match=message):
         akm.modulate(arguments.pop("z"), arguments.pop("r"), arguments.pop("s"), **arguments)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = dict(gaussian="sampled", max_radius=np.int64(7))
+    y = akm.modulate(Z, ONE, ONE, truncate=np.float32(1.5), **options)
+    assert torch.equal(y, akm.modulate(Z, ONE, ONE, gaussian="sampled", max_radius=7, truncate=1.5))
+    layer = akm.Modulation2d(np.int64(3), max_radius=np.int64(7), truncate=np.float64(3))
+    assert [type(x) for x in (layer.channels, layer.max_radius, layer.truncate)] == [
+        int,
+        int,
+        float,
+    ]
+
+
+@pytest.mark.parametrize("order", [1.5, "1", True, None])
+def test_warmup_refuses_what_is_no_order(order: Any) -> None:
+    with pytest.raises(TypeError, match=f"order must be an int, got {order!r}"):
+        akm.warmup(Z, ONE, ONE, order=order)
 
 
 def test_sigma_is_named_in_its_refusal() -> None:

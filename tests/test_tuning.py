@@ -28,7 +28,7 @@ from akm_triton.launch.plan import Config, Launch, Plan, check, from_json, tile,
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import __main__ as command
-from akm_triton.tuning import space, tuner
+from akm_triton.tuning import session, space, tuner
 from akm_triton.tuning.cost import ROOFS, cost, roof_of
 from bench import codegen
 from tests.common import BORDERS
@@ -378,7 +378,7 @@ def test_killed_while_writing_it_loses_nothing_committed(cache: Path) -> None:
     assert store.read(H200) == {} and not list(cache.glob("*.json*"))
 
 
-def test_shipped_tables_are_of_these_kernels_and_hold_plans() -> None:
+def test_shipped_plans_are_of_these_kernels_and_are_plans() -> None:
     for path in store.SHIPPED.glob("*.json"):
         found = json.loads(path.read_text("utf-8"))
         assert found["environment"]["kernels"] == store.kernel_hash(), "run bench tune-device"
@@ -429,3 +429,87 @@ def test_tune_refuses_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="before a capture"):
         akm.tune([(1, 2, 8, 8)])
+
+
+KERNEL = """import triton
+
+
+@triton.jit
+def kernel(x_ptr, N: tl.constexpr):
+    \"\"\"Doubles.\"\"\"
+    tl.store(x_ptr, 2 * N)  # twice
+"""
+SAME = {
+    "comment": ("  # twice", ""),
+    "docstring": ("Doubles.", "Twice N."),
+    "layout": ("kernel(x_ptr, N: tl.constexpr)", "kernel(\n    x_ptr, N: tl.constexpr,\n)"),
+}
+OTHER_CODE = {
+    "constant": ("2 * N", "3 * N"),
+    "name": ("x_ptr", "y_ptr"),
+    "annotation": (": tl.constexpr", ""),
+}
+
+
+@pytest.mark.parametrize("change", [*SAME, *OTHER_CODE])
+def test_the_hash_is_of_what_the_kernels_compute(change: str, tmp_path: Path) -> None:
+    (before, after), folder = (SAME | OTHER_CODE)[change], tmp_path / "other"
+    folder.mkdir()
+    (tmp_path / "a.py").write_text(KERNEL)
+    changed = KERNEL.replace(before, after)
+    assert changed != KERNEL
+    (folder / "a.py").write_text(changed)
+    same = store.kernel_hash(tmp_path) == store.kernel_hash(folder)
+    assert same is (change in SAME)
+
+
+def test_the_hash_sees_every_file_of_kernels_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(KERNEL)
+    alone = store.kernel_hash.__wrapped__(tmp_path)
+    (tmp_path / "helpers.py").write_text("x = 1\n")
+    assert store.kernel_hash.__wrapped__(tmp_path) == alone
+    (tmp_path / "fourth.py").write_text(KERNEL)
+    assert store.kernel_hash.__wrapped__(tmp_path) != alone
+
+
+@pytest.mark.parametrize("work", [3, None, 2.5])
+def test_tune_refuses_what_is_neither_a_module_nor_shapes(work: Any) -> None:
+    with pytest.raises(TypeError, match=r"work must be a module or an iterable of shapes"):
+        akm.tune(work)
+
+
+def test_tune_refuses_a_single_shape_and_an_order_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"a shape must be \(N, C, H, W\), got 32"):
+        akm.tune((32, 64, 56, 56))
+    with pytest.raises(TypeError, match=r"order must be an int, got 1.5"):
+        akm.tune([(1, 1, 4, 4)], order=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [("1", True), ("true", True), ("Yes", True), ("on", True), ("", False), ("0", False),
+     ("False", False), ("no", False), ("off", False)],
+)  # fmt: skip
+def test_the_switch_of_autotuning(value: str, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AKM_AUTOTUNE", value)
+    assert session.autotune_is_on() is on
+
+
+def test_autotuning_refuses_what_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AKM_AUTOTUNE", "maybe")
+    with pytest.raises(ValueError, match=r"AKM_AUTOTUNE must be 1, true, yes or on, .* got 'maybe'"):
+        session.autotune_is_on()
+    for value in ("abc", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", value)
+        with pytest.raises(ValueError, match=f"AKM_AUTOTUNE_SECONDS must be .* got {value!r}"):
+            session.autotune_seconds()
+
+
+def test_the_environment_switches_autotuning_on() -> None:
+    script = "import akm_triton; from akm_triton.launch import choice; print(choice.observers)"
+    environment = {**os.environ, "AKM_AUTOTUNE": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "function autotune" in done.stdout
