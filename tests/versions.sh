@@ -13,10 +13,11 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Python, torch, triton, and what this torch needs of its own besides CUDA_LIBRARIES
+# Python, torch, triton, and other packages: the interpreter of Triton 3.6 needs an older NumPy, and
+# torch 2.15 a library that those of CUDA_LIBRARIES may be too old for
 lines=(
     "3.10 2.11.0 3.6.0"
-    "3.11 2.11.0 3.6.0"
+    "3.11 2.11.0 3.6.0 numpy<2.4"
     "3.11 2.13.0 3.7.1"
     "3.11 2.14.1 3.8.0"
     "3.11 2.15.0 3.9.0 nvidia-nvshmem-cu13==3.7.2"
@@ -44,11 +45,10 @@ install() { # folder, torch, triton, others
     if [[ -n ${CUDA_LIBRARIES:-} ]]; then
         "${pip[@]}" filelock fsspec jinja2 networkx "setuptools<82" sympy "typing-extensions>=4.13" &&
             "${pip[@]}" --no-deps "torch==$2" "triton==$3" &&
-            cp -as "$(realpath "$CUDA_LIBRARIES")" "$(echo "$1"/lib/python*/site-packages)/nvidia" &&
-            { [[ -z $4 ]] || "${pip[@]}" --no-deps $4; }
+            cp -as "$(realpath "$CUDA_LIBRARIES")" "$(echo "$1"/lib/python*/site-packages)/nvidia"
     else
         "${pip[@]}" "torch==$2" "triton==$3" "setuptools<82"
-    fi && "${pip[@]}" numpy scipy "pytest>=9" hypothesis
+    fi && "${pip[@]}" numpy scipy "pytest>=9" hypothesis && { [[ -z $4 ]] || "${pip[@]}" --no-deps $4; }
 }
 
 run() { # environment, then pytest's arguments; prints "12 passed, 1 skipped" and what failed
@@ -59,8 +59,9 @@ run() { # environment, then pytest's arguments; prints "12 passed, 1 skipped" an
         "$folder/bin/python" -m pytest -q -p no:cacheprovider "$@" >"$folder/pytest.log" 2>&1
     status=$?
     cat "$folder/pytest.log" >&2
+    # at most six names
     output=$(tail -n 1 "$folder/pytest.log" | sed -E 's/ in [0-9.]+s.*//; s/, [0-9]+ deselected//')
-    failed=$(sed -nE 's/^FAILED [^:]*::([^ ]*).*/`\1`/p' "$folder/pytest.log" | paste -sd " ")
+    failed=$(sed -nE 's/^FAILED [^:]*::([^ ]*).*/`\1`/p' "$folder/pytest.log" | sed '7{s/.*/…/;q}' | paste -sd " ")
     ((status == 0 || status == 1)) && echo "$output${failed:+: $failed}" || echo "did not run, status $status"
 }
 
