@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tries other versions of Python, torch and triton, and writes the outcome to tests/versions.md: for
-# each line below it makes a virtual environment and runs a quick part of the suite in it.
+# Tries other versions of Python, torch and triton: for each line below it makes a virtual environment
+# and runs a quick part of the suite in it. It writes the table of tests/versions.md; the notes below
+# that table are written by hand.
 #
 #   tests/versions.sh                          every line
 #   tests/versions.sh "3.12 2.14.1 3.8.0"      the lines given; the other rows of the table stay
@@ -12,10 +13,11 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Python, torch, triton, and what this torch needs of its own besides CUDA_LIBRARIES
+# Python, torch, triton, and other packages: the interpreter of Triton 3.6 needs an older NumPy, and
+# torch 2.15 a library that those of CUDA_LIBRARIES may be too old for
 lines=(
     "3.10 2.11.0 3.6.0"
-    "3.11 2.11.0 3.6.0"
+    "3.11 2.11.0 3.6.0 numpy<2.4"
     "3.11 2.13.0 3.7.1"
     "3.11 2.14.1 3.8.0"
     "3.11 2.15.0 3.9.0 nvidia-nvshmem-cu13==3.7.2"
@@ -26,11 +28,11 @@ lines=(
 (($#)) && lines=("$@")
 
 # The quick part: taps, layers, every transform of modulate on both paths, gradients of the kernels
-# in the interpreter, and machine code for Hopper.
+# in the interpreter at one border, and machine code for Hopper.
 plain=(tests/test_taps.py tests/test_layers.py tests/test_transforms.py tests/test_codegen.py
     -k "test_taps or test_layers or (capability and modulate) or unknown_version or hopper_channels_last")
 interpreter=(tests/interpreter/test_autograd.py tests/interpreter/test_transforms.py
-    -k "test_autograd or (capability and modulate)")
+    -k "(reflect and channel) or (capability and modulate)")
 
 scratch=${SCRATCH:-/tmp/akm_triton-versions}
 table=tests/versions.md
@@ -43,23 +45,24 @@ install() { # folder, torch, triton, others
     if [[ -n ${CUDA_LIBRARIES:-} ]]; then
         "${pip[@]}" filelock fsspec jinja2 networkx "setuptools<82" sympy "typing-extensions>=4.13" &&
             "${pip[@]}" --no-deps "torch==$2" "triton==$3" &&
-            cp -as "$(realpath "$CUDA_LIBRARIES")" "$(echo "$1"/lib/python*/site-packages)/nvidia" &&
-            { [[ -z $4 ]] || "${pip[@]}" --no-deps $4; }
+            cp -as "$(realpath "$CUDA_LIBRARIES")" "$(echo "$1"/lib/python*/site-packages)/nvidia"
     else
         "${pip[@]}" "torch==$2" "triton==$3" "setuptools<82"
-    fi && "${pip[@]}" numpy scipy "pytest>=9" hypothesis
+    fi && "${pip[@]}" numpy scipy "pytest>=9" hypothesis && { [[ -z $4 ]] || "${pip[@]}" --no-deps $4; }
 }
 
-run() { # environment, then pytest's arguments; prints "12 passed, 1 skipped"
-    local folder=$1 output status
+run() { # environment, then pytest's arguments; prints "12 passed, 1 skipped" and what failed
+    local folder=$1 output status failed
     shift
     rm -rf "$folder/cache"
     TRITON_CACHE_DIR=$folder/cache/triton TORCHINDUCTOR_CACHE_DIR=$folder/cache/inductor \
         "$folder/bin/python" -m pytest -q -p no:cacheprovider "$@" >"$folder/pytest.log" 2>&1
     status=$?
     cat "$folder/pytest.log" >&2
-    output=$(tail -n 1 "$folder/pytest.log" | sed -E 's/^=+ //; s/ in [0-9.]+s.*//; s/ =+$//')
-    ((status == 0 || status == 1)) && echo "$output" || echo "did not run, status $status"
+    # at most six names
+    output=$(tail -n 1 "$folder/pytest.log" | sed -E 's/ in [0-9.]+s.*//; s/, [0-9]+ deselected//')
+    failed=$(sed -nE 's/^FAILED [^:]*::([^ ]*).*/`\1`/p' "$folder/pytest.log" | sed '7{s/.*/…/;q}' | paste -sd " ")
+    ((status == 0 || status == 1)) && echo "$output${failed:+: $failed}" || echo "did not run, status $status"
 }
 
 try() { # Python, torch, triton, others; prints a row of the table
@@ -79,8 +82,10 @@ for line in "${lines[@]}"; do
     echo "== Python $python, torch $torch, triton $triton" >&2
     row=$(try "$python" "$torch" "$triton" "$others")
     key="| $python | $torch | $triton |"
+    notes=$(sed -n '/^## /,$p' "$table" 2>/dev/null)
     rows=$( (grep '^| [0-9]' "$table" 2>/dev/null | grep -vF "$key"; echo "$row") | sort -V)
-    cat >"$table.new" <<EOF
+    {
+        cat <<EOF
 # Versions that were tried
 
 On Linux, on a CPU, with the quick part of the suite that \`tests/versions.sh\` names. That script writes
@@ -90,6 +95,8 @@ this table.
 |---|---|---|---|---|---|
 $rows
 EOF
+        [[ -z $notes ]] || printf '\n%s\n' "$notes"
+    } >"$table.new"
     mv "$table.new" "$table"
 done
 cat "$table"
