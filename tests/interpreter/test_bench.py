@@ -16,14 +16,15 @@ STATUS = {"ok", "skipped", "missing", "predicted"}
 
 
 def test_launch_measures_without_launching(tmp_path: Path) -> None:
-    described, generator = triton_backend.describe, torch.get_rng_state()
+    generator = torch.get_rng_state()
     launch.main(["--quick", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*/launch.json")
     rows = {row["call"]: row for row in json.loads(path.read_text())["rows"]}
     assert len(rows) == 4
     for row in rows.values():
         assert 0 < row["p20"] <= row["p50"] <= row["p80"] < 1
-    assert triton_backend.describe is described and triton_backend._launcher.instead is None
+    interception = triton_backend._interception
+    assert interception.instead is None and interception.device is None
     assert torch.equal(torch.get_rng_state(), generator)
 
 
