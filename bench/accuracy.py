@@ -1,4 +1,4 @@
-"""Errors of the blur and of its gradients against float64, ours and each rival's, by dtype."""
+"""Errors of the blur and its gradients against float64, for each dtype, ours and each rival's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SLOWEST = 3.0  # seconds beyond which a provider is left out at wider radii
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    """``max`` is the largest error, ``rms`` the root of the mean square, each by that of the exact
-    result. No bfloat16 on a CPU unless asked for: there oneDNN's gradient of 15 taps in
-    channels_last, which a rival takes, does not come back (torch 2.13)."""
+    """``max`` is the largest error and ``rms`` its root mean square, divided by those of the exact
+    result. bfloat16 on a CPU only if named: there oneDNN's gradient of 15 taps in channels_last,
+    which a rival uses, never returns (torch 2.13)."""
     shape = setting.choose(SHAPE, SHAPE, TINY)
     dtypes = setting.dtypes_or(("float32", "float16"), "float32", "float16", "bfloat16")
     cases = list(product(dtypes, setting.choose(RADII, RADII, (3,))))
@@ -87,7 +87,7 @@ def _exact(z: Tensor, sigma: Tensor, g: Tensor, radius: int) -> list[Tensor]:
 
 
 def table(rows: list[Row]) -> str:
-    """The largest error of each, over all that was tried in a dtype."""
+    """The largest error of each provider, over all points of a dtype."""
     worst: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         if row["status"] == "ok":

@@ -1,4 +1,4 @@
-"""Every op, dtype, layout and kind of map, with borders and radii in turn, against float64."""
+"""Compare every op, dtype, layout and kind of map with float64; borders and radii take turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throughput over kernel size, ours beside every rival."""
+"""Throughput over kernel size: ours and every rival's."""
 
 from __future__ import annotations
 

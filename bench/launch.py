@@ -2,7 +2,8 @@
 
 The launch itself is left out, so it runs without a GPU. PyTorch's share is what the allocations
 and views of a forward take when they are called bare; the rest is this package's own. On a GPU,
-PyTorch runs a backward in a thread of its own, and its launches are in.
+PyTorch runs a backward in another thread, where launches are not left out, so their time is
+included.
 """
 
 from __future__ import annotations

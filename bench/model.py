@@ -1,6 +1,6 @@
-"""What the analytic model predicts for every kernel, beside what is measured where there is a GPU.
+"""What the analytic model predicts for every kernel, and on a GPU also the measured time.
 
-Without one, the predictions are an NVIDIA H200's: each row names the device that it is about.
+Without a GPU the predictions are for an NVIDIA H200. Each row names its device.
 """
 
 from __future__ import annotations

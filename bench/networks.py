@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 with any convolution in the place of their 3×3 ones.
+"""ResNet-18 and ResNet-50 with their 3×3 convolutions replaced by any other layer.
 
 K. He et al., *Deep residual learning for image recognition*, CVPR 2016; the stride of a bottleneck
 is in its 3×3 convolution, as in torchvision.

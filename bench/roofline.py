@@ -1,4 +1,4 @@
-"""Every kernel on the roofline of the device, whose two ceilings are measured beside them."""
+"""Every kernel on the roofline of the device. Both ceilings are measured in the same run."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ def _timed(problem: Problem, setting: Setting, dtype: torch.dtype, copy: float) 
 
 
 def _call(work: Workload) -> timing.Call:
-    """The kernel as it is launched by default; on a CPU, what stands in its place."""
-    p, tables = work.problem, work.taps
+    """The kernel with its default plan; on a CPU, the same op in plain PyTorch."""
+    p, taps = work.problem, work.taps
     if work.device.type == "cuda":
         plan = choice.choose(p, describe(work.device)).plan
         return lambda: work.run(plan)
     z, g = work.z[0], work.g[0]
     if p.op in ("tap_grads", "blur_backward"):
         gradient: Any = getattr(torch_backend, p.op)
-        return lambda: gradient(g, z, *tables, p.border)
+        return lambda: gradient(g, z, *taps, p.border)
     blur: Any = torch_backend.blur_pair if p.pair else torch_backend.blur
-    return lambda: blur(z, *tables, p.border, p.adjoint)
+    return lambda: blur(z, *taps, p.border, p.adjoint)
 
 
 def _ceilings(setting: Setting, dtypes: tuple[torch.dtype, ...]) -> list[Row]:

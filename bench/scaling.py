@@ -1,4 +1,4 @@
-"""Cost against batch, channels and side of the map, and the slope of each in a log-log plot."""
+"""Time over batch, channels and side of the map, and the slope of each in a log-log plot."""
 
 from __future__ import annotations
 

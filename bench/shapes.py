@@ -1,4 +1,4 @@
-"""The feature maps of usual networks, where their 3×3 or depthwise convolutions put them out."""
+"""Throughput on the outputs of the 3×3 or depthwise convolutions of three networks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
 
 
 def table(rows: list[Row]) -> str:
-    """A line for each map, layout and direction: ours, the best rival, and the copy."""
+    """A line for each map, layout and direction: ours, the best rival's, share of the copy."""
     lines = []
     for point in points(rows):
         mine, rival, ratio = (

@@ -1,5 +1,5 @@
-"""Small maps, where a launch weighs as much as the work: replays of a CUDA graph, beside an
-identity kernel on the same grid; and the wall time of an eager call.
+"""Small maps, where a launch takes as long as the work: replays of a CUDA graph, next to an
+identity kernel on the same grid, and the wall time of an eager call.
 
 The buffers take turns, so that no replay finds its maps in a cache. Without a GPU there is no
 graph, and both columns are of plain calls.

@@ -34,7 +34,7 @@ TINY = (("ResNet-18", 2, 16),)
 
 
 def measure(setting: Setting) -> Iterator[list[Row]]:
-    """In channels_last, and on a GPU under autocast to the dtype, which is how they are trained."""
+    """In channels_last, and on a GPU under autocast, as such networks are usually trained."""
     cases = list(
         product(
             setting.dtypes_or(("float32",), "bfloat16"), setting.choose(CASES_CPU, CASES_CUDA, TINY)
@@ -49,7 +49,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
 def _steps(
     setting: Setting, dtype: torch.dtype, network: str, batch: int, side: int, compiled: bool
 ) -> Iterator[Row]:
-    """Of the variants that are compiled, or of the others, in turns."""
+    """Steps of the compiled variants, or of the others, in turns."""
     steps: dict[str, timing.Call] = {}
     rows: dict[str, Row] = {}
     torch.compiler.reset()  # or the number of models runs into its limit
