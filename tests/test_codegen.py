@@ -124,4 +124,4 @@ def test_a_spill_is_seen() -> None:
         if x.name == "blur_kernel"
     )
     launch.arguments |= dict(BLOCK_H=64, BLOCK_W=64, OUT_W=64, STEP_W=64)
-    assert codegen.inspect(codegen.compile_launch(launch, HOPPER))["spills"] > 0
+    assert codegen.inspect(codegen.compile_call(launch, HOPPER))["spills"] > 0
