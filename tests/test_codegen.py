@@ -68,7 +68,7 @@ def test_hopper_nchw(dtype: str, size: int) -> None:
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("size", [14, 56, 224])
+@pytest.mark.parametrize("size", [14, 56, pytest.param(224, marks=pytest.mark.whole)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_hopper_channels_last(dtype: str, size: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), (dtype,), ("channels_last",), (size,), (15,))))
@@ -91,7 +91,9 @@ def test_other_radii(radius: int, size: int) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("border", ["symmetric", "reflect"])
-@pytest.mark.parametrize("shape", [(278, 1), (2, 290), (45, 20)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(278, 1), (2, 290), pytest.param((45, 20), marks=pytest.mark.whole)], ids=str
+)
 def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     """Of such a shape the compiler once gave up, on a tile of 64 × 16."""
     case: codegen.Case = ("float16", "nchw", shape, 9, HOPPER, border, (8, 64))

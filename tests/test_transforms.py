@@ -157,7 +157,7 @@ def whole(*case: Any) -> Any:
     ("radius", "border", "memory_format"),
     [
         (1, "reflect", torch.channels_last),
-        (4, "replicate", torch.contiguous_format),
+        whole(4, "replicate", torch.contiguous_format),
         whole(1, "symmetric", torch.contiguous_format),
         whole(4, "symmetric", torch.channels_last),
         whole(1, "circular", torch.contiguous_format),
