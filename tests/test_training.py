@@ -15,7 +15,7 @@ def outcomes() -> list[digits.Outcome]:
 
 
 def test_the_held_out_third_is_classified(outcomes: list[digits.Outcome]) -> None:
-    """Seven wrong answers of 598, or fewer, were counted with four seeds; 17 are allowed."""
+    """Seven wrong answers of 598, or fewer, were counted with three seeds; 17 are allowed."""
     for outcome in outcomes:
         assert outcome.accuracy >= 0.97
         assert outcome.losses[-1] < 0.05 * outcome.losses[0]
