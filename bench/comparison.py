@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from akm_triton.backend.layout import is_channels_last
 from bench import providers, timing
 from bench.sweep import Budget, Row, maps, note, rounded, title
 from reference import composition
@@ -147,7 +148,7 @@ def prepare(
         raise Excluded("failed", f"relative error {relative:.1e} against float64")
     if not z.requires_grad:
         return forward
-    g = given.g.contiguous(memory_format=torch.channels_last) if _channels_last(y) else given.g
+    g = given.g.contiguous(memory_format=torch.channels_last) if is_channels_last(y) else given.g
 
     def both() -> object:
         return torch.autograd.grad(forward(), (z, sigma), g)
@@ -214,10 +215,6 @@ def exact(z: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return composition.modulate(
         z, sigma, open_gate, gaussian="sampled", border="zeros", truncate=None, max_radius=radius
     )
-
-
-def _channels_last(y: Tensor) -> bool:
-    return not y.is_contiguous() and y.is_contiguous(memory_format=torch.channels_last)
 
 
 def best_rival(rows: Sequence[Row], lighter: bool = False) -> Row | None:

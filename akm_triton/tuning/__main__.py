@@ -10,7 +10,7 @@ import torch
 
 from akm_triton.borders import BORDERS
 from akm_triton.launch import choice, store
-from akm_triton.launch.device import H200, Device
+from akm_triton.launch.device import H200, Device, describe
 from akm_triton.launch.plan import to_json
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.tuning.cost import cost
@@ -38,8 +38,6 @@ def main(argv: list[str] | None = None) -> None:
 def _device() -> Device:
     """The first GPU, or an H200 where there is none."""
     if torch.cuda.is_available():
-        from akm_triton.launch.device import describe
-
         return describe(torch.device("cuda", 0))
     print("no GPU here; as on an NVIDIA H200:")
     return H200
