@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,39 +16,63 @@ from akm_triton.tracing import TRIED, constant_when_compiled, outside_transforms
 FAMILIES = ("discrete", "sampled")
 
 
-@constant_when_compiled
-def trapezoid(
-    max_radius: int, dtype: torch.dtype, device: torch.device, shared: bool = True
-) -> tuple[Tensor, Tensor]:
-    """(cos θ_m − 1, w_m cos nθ_m) over the half circle, θ_m = πm/M, m = 0..M.
+class BesselRules(NamedTuple):
+    """Two rules for e^{-t} I_n(t), each a product of a function of t with a constant matrix.
 
-    M keeps aliasing, T(2M − R), below 1e-12 up to σ = max(R, 10); beyond, the taps tend to the box
-    either way. Calls share a copy, unless the call is being traced.
+    Up to t = ``switch`` the trapezoid rule, ``exp(t * cos_minus_one) @ cosines``; beyond it the
+    asymptotic series, ``(switch / t) ** arange(TERMS) @ series``, but for a factor that all n
+    share. Both are exact to 1e-15 or so where they are used.
     """
-    return (_shared_trapezoid if shared else _trapezoid)(max_radius, dtype, device)
+
+    cos_minus_one: Tensor
+    """cos θ_m − 1, θ_m = πm/M, m = 0…M."""
+    cosines: Tensor
+    """w_m cos nθ_m, (M+1, R+1)."""
+    series: Tensor
+    """a_k(n) / switch^k, (TERMS, R+1)."""
+    switch: float
+    """In pixels²: σ = ¾ max(R, 10)."""
 
 
-def _trapezoid(max_radius: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    count = max(64, 1 << (4 * max_radius - 1).bit_length())
+TERMS = 16
+
+
+@constant_when_compiled
+def bessel_rules(
+    max_radius: int, dtype: torch.dtype, device: torch.device, shared: bool = True
+) -> BesselRules:
+    """Calls share a copy, unless the call is being traced."""
+    return (_shared_rules if shared else _rules)(max_radius, dtype, device)
+
+
+def _rules(max_radius: int, dtype: torch.dtype, device: torch.device) -> BesselRules:
+    switch = (0.75 * max(max_radius, 10)) ** 2
+    n = np.arange(max_radius + 1)
+    # keeps aliasing, of the order of the tap 2M − R, below 1e-15 up to the switch; M + 1 nodes,
+    # which kernels load, are a power of two
+    count = max(64, 1 << (4 * max_radius - 1).bit_length()) - 1
     m = np.arange(count + 1)
     cos_minus_one = np.cos(m * (math.pi / count)) - 1.0
     weight = np.where((m == 0) | (m == count), 1.0, 2.0) / (2 * count)
-    n = np.arange(max_radius + 1)
     cosines = weight[:, None] * np.cos((m[:, None] * n % (2 * count)) * (math.pi / count))
-    return (
-        torch.from_numpy(cos_minus_one).to(device, dtype),
-        torch.from_numpy(cosines).to(device, dtype),
-    )
+    k = np.arange(1, TERMS)[:, None]
+    ratios = ((2 * k - 1) ** 2 - (2 * n) ** 2) / (8 * k * switch)
+    series = np.concatenate([np.ones((1, len(n))), np.cumprod(ratios, 0)])
+
+    def constant(x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x).to(device, dtype)
+
+    return BesselRules(constant(cos_minus_one), constant(cosines), constant(series), switch)
 
 
 @lru_cache(maxsize=32)
-def _shared_trapezoid(*args: Any) -> tuple[Tensor, Tensor]:
+def _shared_rules(*args: Any) -> BesselRules:
     with outside_transforms():
-        return _trapezoid(*args)
+        return _rules(*args)
 
 
-def _trapezoid_for(t: Tensor, max_radius: int) -> tuple[Tensor, Tensor]:
-    return trapezoid(max_radius, t.dtype, t.device, shared=TRIED and type(t) is Tensor)
+def _rules_for(r: Tensor, max_radius: int) -> BesselRules:
+    return bessel_rules(max_radius, r.dtype, r.device, shared=TRIED and type(r) is Tensor)
 
 
 def check_window(
@@ -62,8 +86,9 @@ def check_window(
         if isinstance(truncate, bool) or not isinstance(truncate, numbers.Real):
             raise TypeError(f"truncate must be None or a number, got {truncate!r}")
         truncate = float(truncate)
-        if not 0 < truncate < math.inf:
+        if not truncate > 0:
             raise ValueError(f"truncate must be None or positive (in units of σ), got {truncate}")
+        truncate = min(truncate, 1e30)  # times σ = 0 it must be 0 in float32
     if isinstance(max_radius, bool) or not isinstance(max_radius, numbers.Integral):
         raise TypeError(f"max_radius must be an int (pixels), got {type(max_radius).__name__}")
     if max_radius < 1:
@@ -87,8 +112,9 @@ def gaussian_taps(
     normalised so that :math:`k_0 + 2\sum_{n≥1} k_n = 1`. The discrete family is Lindeberg's
     (*Scale-space for discrete signals*, 1990): its variance is exactly t and its derivative by t
     at 0 is ½, so a small σ still learns. It is evaluated by the trapezoid rule on
-    :math:`e^{-t} I_n(t) = \frac1π \int_0^π e^{t(\cos θ - 1)} \cos nθ \, dθ`, which three tensor
-    operations do, differentiably to any order.
+    :math:`e^{-t} I_n(t) = \frac1π \int_0^π e^{t(\cos θ - 1)} \cos nθ \, dθ`, and from
+    σ = ¾ max(R, 10) on by the asymptotic series of :math:`I_n`. Both families are differentiable to
+    any order, and tend to a box as σ grows; a σ far too large still has a gradient to return by.
 
     Args:
         sigma: standard deviation in pixels, any shape, floating point. Only σ² enters.
@@ -116,47 +142,77 @@ def gaussian_taps(
     truncate, max_radius = check_window(gaussian, truncate, max_radius)
     if sigma.dtype in (torch.float16, torch.bfloat16):
         sigma = sigma.float()
-    t = (sigma * sigma)[..., None]
-    t = t + 0 * t  # an infinite σ has no taps: NaN
+    r = _bounded(sigma)
     n = torch.arange(max_radius + 1, device=sigma.device)
     if gaussian == "discrete":
-        cos_minus_one, cosines = _trapezoid_for(t, max_radius)
-        taps = torch.exp(t * cos_minus_one) @ cosines
+        rules = _rules_for(r, max_radius)
+        t = (r * r).clamp(max=rules.switch)
+        small = torch.exp(t * rules.cos_minus_one) @ rules.cosines
+        large = _powers(r, rules) @ rules.series
+        taps = torch.where(r * r <= rules.switch, small, large)
     else:
-        # below 1e-4 every side tap is zero in any dtype, and so is its derivative
-        taps = torch.exp(-(n * n) / (2 * t.clamp(min=1e-4)))
+        # below t = 1e-4 every side tap is zero in any dtype, and so is its derivative
+        taps = torch.exp(-0.5 * (n / r.abs().clamp(min=1e-2)) ** 2)
     if truncate is not None:
         taps = taps * (n <= truncate * sigma.detach().abs()[..., None])
     return taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])
+
+
+def _bounded(r: Tensor) -> Tensor:
+    """r with a last axis for taps, where r² and 1/r² are numbers: beyond, the taps are a box and
+    their derivatives underflow. An infinite σ has no taps: NaN."""
+    most = 1e18 if r.dtype == torch.float32 else 1e150
+    return (r.clamp(-most, most) + 0 * r)[..., None]
+
+
+def _powers(r: Tensor, rules: BesselRules) -> Tensor:
+    """(switch / r²)^m, m = 0…TERMS−1, for r² no less than the switch. By way of the logarithm, so
+    that no derivative meets a number beyond the range of its dtype."""
+    ratio = r.abs().clamp(min=rules.switch**0.5) / rules.switch**0.5
+    return torch.exp(ratio.log() * (-2 * torch.arange(TERMS, device=r.device)))
 
 
 def tap_derivatives(
     r: Tensor, max_radius: int, gaussian: str, truncate: float | None
 ) -> list[Tensor]:
     """The taps at σ = |r| and their first three derivatives by r, each differentiable again."""
-    t = (r * r)[..., None]
     n = torch.arange(max_radius + 1, device=r.device)
+    inside = None if truncate is None else n <= truncate * r.detach().abs()[..., None]
+    r = _bounded(r)
+    t = r * r
+    # p[i] = unit^i ∂^i p/∂t^i of the taps p before they are normalised; the unit grows with t, for
+    # which the bare derivatives underflow
     if gaussian == "discrete":
-        cos_minus_one, cosines = _trapezoid_for(t, max_radius)
-        density = torch.exp(t * cos_minus_one)
-        p = [(density * cos_minus_one**order) @ cosines for order in range(4)]
+        rules = _rules_for(r, max_radius)
+        is_small = t <= rules.switch
+        density = torch.exp(t.clamp(max=rules.switch) * rules.cos_minus_one)
+        m, powers = torch.arange(TERMS, device=r.device), _powers(r, rules)
+        rising = (1, -m, m * (m + 1), -m * (m + 1) * (m + 2))
+        p = [
+            torch.where(
+                is_small,
+                (density * rules.cos_minus_one**order) @ rules.cosines,
+                (powers * rising[order]) @ rules.series,
+            )
+            for order in range(4)
+        ]
+        unit = torch.where(is_small, 1, t)
     else:
-        t = t.clamp(min=1e-4)
-        u = n * n / (2 * t)  # −log of the tap
+        unit = t.clamp(min=1e-4)
+        u = n * n / (2 * unit)  # −log of the tap
         tap = torch.exp(-u)
-        factors = (u, u * (u - 2), u * (u * u - 6 * u + 6))
-        p = [tap, *(tap * factor / t**order for order, factor in enumerate(factors, 1))]
-    if truncate is not None:
-        p = [x * (n <= truncate * r.detach().abs()[..., None]) for x in p]
+        p = [tap, tap * u, tap * u * (u - 2), tap * u * (u * u - 6 * u + 6)]
+    if inside is not None:
+        p = [x * inside for x in p]
     total = [2 * x.sum(-1, keepdim=True) - x[..., :1] for x in p]
-    k: list[Tensor] = []  # by t, of the quotient p / total
+    k: list[Tensor] = []  # as p, of the quotient p / total
     for order in range(4):
         rest = sum(math.comb(order, i) * k[i] * total[order - i] for i in range(order))
         k.append((p[order] - rest) / total[0])
-    r = r[..., None]
+    slope = r / unit
     return [
         k[0],
-        2 * r * k[1],
-        2 * k[1] + 4 * r**2 * k[2],
-        12 * r * k[2] + 8 * r**3 * k[3],
+        2 * slope * k[1],
+        2 / unit * k[1] + 4 * slope**2 * k[2],
+        12 * slope / unit * k[2] + 8 * slope**3 * k[3],
     ]

@@ -35,20 +35,41 @@ def _raw(sigma: Array, max_radius: int, gaussian: str) -> tuple[Array, Array]:
     """(k, ∂k/∂σ) before truncation and normalisation, each σ.shape + (R+1,).
 
     discrete: k = e^{-t} I_n(t), ∂k/∂t = (k_{n-1} + k_{n+1})/2 - k_n as 2 I_n' = I_{n-1} + I_{n+1},
-    and ∂k/∂σ = 2σ ∂k/∂t. sampled: k = exp(-n²/2t), ∂k/∂σ = k n²/σ³.
+    and ∂k/∂σ = 2σ ∂k/∂t; for large σ see ``_raw_of_large``. sampled: k = exp(-n²/2t), ∂k/∂σ = k
+    n²/σ³.
     """
     n = np.arange(max_radius + 1)
     s = sigma[..., None]
-    t = s**2
     if gaussian == "discrete":
+        large = np.abs(s) > 30
+        t = np.where(large, 1, s) ** 2
         k = ive(n, t)
-        return k, 2 * s * ((ive(np.abs(n - 1), t) + ive(n + 1, t)) / 2 - k)
+        slope = 2 * s * ((ive(np.abs(n - 1), t) + ive(n + 1, t)) / 2 - k)
+        k_large, slope_large = _raw_of_large(np.where(np.abs(sigma) > 30, sigma, 31.0), max_radius)
+        return np.where(large, k_large, k), np.where(large, slope_large, slope)
     if gaussian == "sampled":
-        identity = t < 1e-4  # side taps are below e^{-5000}, which is 0 in float64
-        s, t = np.where(identity, 1, s), np.where(identity, 1, t)
-        k = np.where(identity, n == 0, np.exp(-(n**2) / (2 * t)))
-        return k, np.where(identity, 0, k * n**2 / s**3)
+        identity = np.abs(s) < 1e-2  # side taps are below e^{-5000}, which is 0 in float64
+        s = np.where(identity, 1, s)
+        k = np.where(identity, n == 0, np.exp(-((n / s) ** 2) / 2))
+        return k, np.where(identity, 0, k * (n / s) ** 2 / s)
     raise ValueError(f"unknown family {gaussian!r}")
+
+
+def _raw_of_large(sigma: Array, max_radius: int) -> tuple[Array, Array]:
+    """As ``_raw`` for discrete taps of |σ| > 30, of which SciPy's Bessel functions lose the
+    differences, both times one factor that all n share.
+
+    With v = √2 σ sin(θ/2), ∫ e^{t(cos θ - 1)} cos nθ dθ ∝ ∫ e^{-v²} f(θ) dv with f = cos(nθ) /
+    cos(θ/2), and σ ∂θ/∂σ = -2 tan(θ/2) at a fixed v. Sums over v = 0, 0.05, … are exact.
+    """
+    v = np.arange(0, 9, 0.05)[:, None]
+    weight = np.exp(-(v**2)) * np.where(v == 0, 0.5, 1)
+    n = np.arange(max_radius + 1)
+    half = np.arcsin(v / (np.sqrt(2) * sigma[..., None, None]))  # θ/2
+    waves, ripple = np.cos(2 * n * half), n * np.sin(2 * n * half)
+    slope = (ripple - waves * np.tan(half) / 2) / np.cos(half) * 2 * np.tan(half)
+    k = (weight * waves / np.cos(half)).sum(-2)
+    return k, (weight * slope).sum(-2) / sigma[..., None]
 
 
 def taps(
@@ -62,7 +83,6 @@ def taps(
     k_0 + 2 Σ_{n≥1} k_n = 1 over the window: σ.shape + (R+1,).
 
     σ = 0 is the identity (1, 0, ...). ``truncate`` zeroes taps beyond int(truncate · σ) first.
-    Beyond σ = 4e4 SciPy's Bessel functions end, and discrete taps are NaN.
     """
     sigma = np.asarray(sigma, float)
     k = _raw(sigma, max_radius, gaussian)[0] * _window(sigma, max_radius, truncate)

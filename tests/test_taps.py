@@ -92,10 +92,54 @@ def test_no_jump_over_sigma() -> None:
     assert jump.max() > 5  # the paper's cut does jump: the test can fail
 
 
-def test_a_huge_sigma_tends_to_the_box() -> None:
-    for family in FAMILIES:
-        k = akm.gaussian_taps(torch.tensor(1e6, dtype=torch.float64), 7, gaussian=family)
-        torch.testing.assert_close(k, torch.full_like(k, 1 / 15))
+@pytest.mark.parametrize("radius", [1, 15, 31, 60])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_sigma(family: str, radius: int) -> None:
+    """Up to the largest numbers: the taps to 1e-14, their slope to its last digits or so, and both
+    the same from ``tap_derivatives``."""
+    sigma = np.concatenate([np.linspace(6, 60, 109), 10.0 ** np.array([3, 7, 12, 20, 100])])
+    x = torch.from_numpy(sigma).requires_grad_()
+    k = akm.gaussian_taps(x, radius, gaussian=family)
+    wanted = oracle.taps(sigma, radius, gaussian=family)
+    np.testing.assert_allclose(k.detach().numpy(), wanted, atol=1e-14)
+    slope = oracle.taps_derivative(sigma, radius, gaussian=family)
+    (found,) = torch.autograd.grad(k[:, 0].sum(), x)
+    np.testing.assert_allclose(found.numpy(), slope[:, 0], rtol=1e-9)
+    both = tap_derivatives(x.detach(), radius, family, None)[:2]
+    np.testing.assert_allclose(both[0].numpy(), wanted, atol=1e-14)
+    np.testing.assert_allclose(both[1][:, 0].numpy(), slope[:, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_derivatives_far_beyond_the_window(family: str, dtype: torch.dtype, order: int) -> None:
+    """k_0 falls towards the box as 1/σ², and so each derivative has its sign, until it underflows;
+    nothing is NaN for a finite σ."""
+    largest = torch.finfo(dtype).max
+    sigma = torch.tensor([50.0, 1e4, 1e7, 1e9, 1e12, 1e19, 1e30, largest], dtype=dtype)
+    x = sigma.clone().requires_grad_()
+    y = akm.gaussian_taps(x, 15, gaussian=family)[:, 0]
+    for _ in range(order):
+        (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    scale = 80 / 31  # k_0 - 1/31 ≈ (Σ n²/31)/(2·31) / σ² = 40/31 / σ², for σ far beyond the window
+    wanted = scale * (-1) ** order * [1, 3, 12][order - 1] * sigma.double() ** -(2 + order)
+    wanted = wanted.to(dtype)
+    found = y.detach()
+    assert found.isfinite().all()
+    tiny = wanted.abs() < 100 * torch.finfo(dtype).tiny
+    torch.testing.assert_close(found[~tiny], wanted[~tiny], rtol=0.1, atol=0)
+    assert (found[tiny] * wanted[tiny].sign() >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_cut_of_any_size(dtype: torch.dtype) -> None:
+    sigma = torch.tensor([0.0, 1e-3, 1.0, 1e30], dtype=dtype)
+    for truncate in (1e300, float("inf")):
+        found = akm.gaussian_taps(sigma, 7, truncate=truncate)
+        torch.testing.assert_close(found, akm.gaussian_taps(sigma, 7))
+    found = akm.gaussian_taps(sigma[:3], 7, truncate=1e-300)
+    torch.testing.assert_close(found, torch.eye(1, 8, dtype=dtype).expand(3, 8))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

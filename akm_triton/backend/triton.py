@@ -18,7 +18,7 @@ from torch import Tensor
 
 from akm_triton.backend import resident, streamed, tap_kernels
 from akm_triton.backend.layout import empty_like
-from akm_triton.gaussian import trapezoid
+from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
 from akm_triton.launch.device import Device, describe
 from akm_triton.launch.plan import Grid, Plan, grids
@@ -283,9 +283,10 @@ def _window(
     device: torch.device, gated: bool, max_radius: int, gaussian: str, truncate: float | None
 ) -> dict[str, Any]:
     """The arguments of the kernels that begin with tap_kernels.taps_and_derivatives."""
-    cos_minus_one, cosines = trapezoid(max_radius, torch.float32, device)
+    rules = bessel_rules(max_radius, torch.float32, device)
     return dict(
-        cos_minus_one_ptr=cos_minus_one, cosines_ptr=cosines, NODES=cos_minus_one.numel(),
+        cos_minus_one_ptr=rules.cos_minus_one, cosines_ptr=rules.cosines, series_ptr=rules.series,
+        NODES=rules.cos_minus_one.numel(), TERMS=TERMS, SWITCH=rules.switch,
         RADIUS=max_radius, DISCRETE=gaussian == "discrete", TRUNCATE=truncate or 0.0,
         GATED=gated, num_warps=4,
     )  # fmt: skip
