@@ -73,12 +73,12 @@ def blur_kernel(
     columns, out, start, end = strip_columns(strip, W, BLOCK_W, OUT_W, STEP_W, HALO, STRIPS)
     mask_y = mask_c & columns_of((out >= start) & (out < end), PLANES)
 
-    a_scale, _ = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    a_scale, _ = taps_rounding(a_ptr, False, BORDER, RADIUS, PLANES, DTYPE)
+    b_scale, _ = taps_rounding(b_ptr, ADJOINT, BORDER, RADIUS, PLANES, DTYPE)
     tb = row_operand(b_ptr, columns, out, b_scale, COLUMN_BORDER, ADJOINT, MAP, DTYPE)
     if PAIR:
-        c_scale, _ = taps_rounding(c_ptr, RADIUS, PLANES, DTYPE)
-        d_scale, _ = taps_rounding(d_ptr, RADIUS, PLANES, DTYPE)
+        c_scale, _ = taps_rounding(c_ptr, False, BORDER, RADIUS, PLANES, DTYPE)
+        d_scale, _ = taps_rounding(d_ptr, ADJOINT, BORDER, RADIUS, PLANES, DTYPE)
         td = row_operand(d_ptr, columns, out, d_scale, COLUMN_BORDER, ADJOINT, MAP, DTYPE)
     ta = column_operand(a_ptr, rows, a_scale, BORDER, ADJOINT, MAP, DTYPE)
     if PAIR:
@@ -86,8 +86,8 @@ def blur_kernel(
 
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
-        z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
-        y_n = y_ptr + n * (y_stride_n * Y_STRIDES[0])
+        z_n = z_ptr + n * Z_STRIDES[0] * z_stride_n
+        y_n = y_ptr + n * Y_STRIDES[0] * y_stride_n
         z = load_rows(z_n, 0, columns, Z_STRIDES, mask_c, "zeros", WRAP, MAP)
         y = separable(ta, z, tb, a_scale * b_scale, DTYPE, PRECISION)
         if PAIR:
@@ -140,8 +140,8 @@ def grad_kernel(
     mask_own = columns_of((out >= start) & (out < end), PLANES)
     mask_dz = mask_c & mask_own
 
-    a_scale, _ = taps_rounding(a_ptr, RADIUS, PLANES, DTYPE)
-    b_scale, _ = taps_rounding(b_ptr, RADIUS, PLANES, DTYPE)
+    a_scale, _ = taps_rounding(a_ptr, True, BORDER, RADIUS, PLANES, DTYPE)
+    b_scale, _ = taps_rounding(b_ptr, False, BORDER, RADIUS, PLANES, DTYPE)
     tb = row_operand(b_ptr, columns, out, b_scale, COLUMN_BORDER, True, MAP, DTYPE)
     ta = column_operand(a_ptr, rows, a_scale, BORDER, True, MAP, DTYPE)
     db = zeros(PLANES, BLOCK_W, OUT_W)
@@ -149,9 +149,9 @@ def grad_kernel(
 
     for m in range(0, tl.cdiv(N - split, splits)):
         n = split + m * splits
-        g_n = g_ptr + n * (g_stride_n * G_STRIDES[0])
-        z_n = z_ptr + n * (z_stride_n * Z_STRIDES[0])
-        dz_n = dz_ptr + n * (dz_stride_n * DZ_STRIDES[0])
+        g_n = g_ptr + n * G_STRIDES[0] * g_stride_n
+        z_n = z_ptr + n * Z_STRIDES[0] * z_stride_n
+        dz_n = dz_ptr + n * DZ_STRIDES[0] * dz_stride_n
         g = load_rows(g_n, 0, columns, G_STRIDES, mask_c, "zeros", WRAP, MAP)
         z = load_rows(z_n, 0, out, Z_STRIDES, mask_c, "zeros", False, MAP)
         if NEED_DZ or NEED_DB:

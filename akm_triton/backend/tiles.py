@@ -74,7 +74,7 @@ def program(C, PLANES: tl.constexpr, STRIPS: tl.constexpr, SEGMENTS: tl.constexp
 @triton.jit
 def taps_of(taps_ptr, split, stride_n, c, stride_c, C):
     """The taps of these channels; past the last channel, which nothing is written for, its own."""
-    return taps_ptr + split * stride_n + tl.minimum(c, C - 1) * stride_c
+    return taps_ptr + split * stride_n + tl.minimum(c, C - 1).to(tl.int64) * stride_c
 
 
 @triton.jit

@@ -1,10 +1,11 @@
 """The banded Toeplitz matrix T of some taps, as matrix products take it, and ∂F/∂taps of ∂F/∂T.
 
-Rounding. In half precision T is scaled by the power of two that brings its largest tap near 1, so
-that no cotangent over- or underflows, and rounded. The rounding error of the side taps is added to
-the centre tap, so that a row of T keeps its sum, and a constant map is reproduced exactly. Where T
-is the band alone the error is the same in every row (``taps_rounding``); with a border folded in it
-differs, and is summed row by row (``rounded_rows``). float32 needs none of this.
+Rounding. In half precision the rounding error of the side taps is added to the centre tap, so that
+a row of T keeps its sum, and a constant map is reproduced exactly. Where T is the band alone the
+error is the same in every row (``taps_rounding``); with a border folded in it differs, and is
+summed row by row (``rounded_rows``). float16 has a narrow range too. There T is divided by a power
+of two, so that the absolute values of a row sum to 1 at most: the map between two products is then
+no larger than the map it is made from, whatever the taps, which may be cotangents of any size.
 """
 
 import triton
@@ -59,17 +60,50 @@ def toeplitz(taps_ptr, i, j, SIZE: tl.constexpr, RADIUS: tl.constexpr, BORDER: t
 
 
 @triton.jit
-def taps_rounding(taps_ptr, RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr):
-    """(scale, centre): the power of two that brings the largest tap near 1, and the error of the
-    side taps where they are scaled and rounded to DTYPE."""
+def column_growth(BORDER: tl.constexpr, RADIUS: tl.constexpr):
+    """How often, at most, a column of T holds the sum of a row: a border that is not its own
+    adjoint folds several taps into one input."""
+    if BORDER == "replicate":
+        return triton.next_power_of_2(RADIUS // 2 + 1)  # Σ (n + 1) |a_n| into the outermost
+    elif BORDER == "reflect":
+        return 2
+    else:
+        return 1
+
+
+@triton.jit
+def power_of_two(x):
+    """The least power of two ≥ x, but for the last digits of x ≥ 0."""
+    bits = (x * (1.0 - 2**-20)).to(tl.int32, bitcast=True) & 0x7F800000
+    power = 2.0 * bits.to(tl.float32, bitcast=True)
+    return tl.minimum(tl.maximum(power, 2.0**-126), 2.0**126)  # so that 1 / it is one too
+
+
+@triton.jit
+def sum_of_taps(x, PLANES: tl.constexpr):
+    """The sum for each plane: of one plane a scalar, which takes the fewest registers."""
+    return tl.sum(x) if PLANES == 1 else tl.sum(x, 2, keep_dims=True)
+
+
+@triton.jit
+def taps_rounding(
+    taps_ptr, TRANSPOSED: tl.constexpr, BORDER: tl.constexpr,
+    RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """(scale, centre): the power of two by which T, or with TRANSPOSED Tᵀ, is divided, and the
+    error of the side taps where they are scaled and rounded to DTYPE."""
     BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
     n = columns_of(tl.arange(0, BLOCK_R), PLANES)
     taps = tl.load(taps_ptr + n, mask=n <= RADIUS, other=0.0)
-    AXIS: tl.constexpr = len(taps.shape) - 1
-    peak = tl.maximum(tl.max(tl.abs(taps), AXIS, keep_dims=True), 1e-30)
-    scale = tl.exp2(tl.ceil(tl.log2(peak)))
-    lost = taps / scale - (taps / scale).to(DTYPE).to(tl.float32)
-    centre = 2.0 * tl.sum(tl.where(n > 0, lost, 0.0), AXIS, keep_dims=True)
+    scale = 1.0
+    if DTYPE == tl.float16:
+        row = sum_of_taps(tl.where(n > 0, 2.0, 1.0) * tl.abs(taps), PLANES)
+        if TRANSPOSED:
+            row *= column_growth(BORDER, RADIUS)
+        scale = power_of_two(row)
+    taps *= 1.0 / scale
+    lost = taps - taps.to(DTYPE).to(tl.float32)
+    centre = 2.0 * sum_of_taps(tl.where(n > 0, lost, 0.0), PLANES)
     return scale, centre
 
 
@@ -79,7 +113,7 @@ def rounded(t, on_diagonal, scale, centre, DTYPE: tl.constexpr):
     if DTYPE == tl.float32:
         return t
     else:
-        return (t / scale + tl.where(on_diagonal, centre, 0.0)).to(DTYPE)
+        return (t * (1.0 / scale) + tl.where(on_diagonal, centre, 0.0)).to(DTYPE)
 
 
 @triton.jit
@@ -89,7 +123,7 @@ def rounded_rows(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr)
     if DTYPE == tl.float32:
         return t
     else:
-        t = t / scale
+        t *= 1.0 / scale
         lost = tl.where(on_diagonal, 0.0, t - t.to(DTYPE).to(tl.float32))
         lost = tl.sum(lost, len(t.shape) + AXIS, keep_dims=True)
         return (t + tl.where(on_diagonal, lost, 0.0)).to(DTYPE)
@@ -186,8 +220,8 @@ def column_operand(
 
 @triton.jit
 def rescaled(y, scale, DTYPE: tl.constexpr):
-    """A product of operands whose scales multiply to ``scale``; those of float32 have none."""
-    if DTYPE == tl.float32:
-        return y
-    else:
+    """A product of operands whose scales multiply to ``scale``; only those of float16 have any."""
+    if DTYPE == tl.float16:
         return y * scale
+    else:
+        return y

@@ -26,7 +26,8 @@ def blur_pair(
     z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool = False
 ) -> Tensor:
     """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint."""
-    return blur(z, a, d, border, adjoint) + blur(z, c, b, border, adjoint)
+    (x,) = _lifted(z)  # either term may be too large for half precision
+    return format_as(z, blur(x, a, d, border, adjoint) + blur(x, c, b, border, adjoint))
 
 
 def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
