@@ -17,7 +17,9 @@ from torch import Tensor
 
 import akm_triton as akm
 from akm_triton import borders, gaussian
+from akm_triton.backend import torch as torch_backend
 from reference import composition, oracle
+from tests import fuzz
 from tests.common import BORDERS, FAMILIES, random
 
 
@@ -232,6 +234,18 @@ def test_autocast_casts_the_map_and_leaves_the_tables_alone() -> None:
         assert torch.equal(akm.modulate(z.double(), r, s), double)  # as any operator under autocast
 
 
+def test_random_calls() -> None:
+    fuzz.run(seed=0, count=150, backend="torch")
+
+
+def test_a_sum_of_two_blurs_is_rounded_once() -> None:
+    """Each of them would be too large for half precision."""
+    z = torch.full((1, 1, 9, 9), 60000.0, dtype=torch.float16)
+    k = akm.gaussian_taps(torch.tensor([2.0]), 5)
+    y = torch_backend.blur_pair(z, k, -3.0 * k, k, 2.5 * k, "symmetric")
+    torch.testing.assert_close(y, torch.full_like(z, -30000.0))
+
+
 Z = torch.zeros(2, 3, 5, 5)
 ONE = torch.ones(3)
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -253,7 +267,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(border="wrap"), ValueError, r"border must be one of .* got 'wrap'"),
     (dict(truncate=0.0), ValueError, r"truncate must be None or positive .* got 0.0"),
     (dict(truncate=math.nan), ValueError, r"truncate must be None or positive .* got nan"),
-    (dict(truncate=math.inf), ValueError, r"truncate must be None or positive .* got inf"),
+    (dict(truncate=-math.inf), ValueError, r"truncate must be None or positive .* got -inf"),
     (dict(truncate=[3]), TypeError, r"truncate must be None or a number, got \[3\]"),
     (dict(truncate=True), TypeError, r"truncate must be None or a number, got True"),
     (dict(truncate="3"), TypeError, r"truncate must be None or a number, got '3'"),
