@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -151,12 +154,164 @@ def changed(**change: Any) -> Any:
         (changed(precision="tf32"), "loses the accuracy"),
         (changed(colour="red"), "not a plan"),
         (changed(outputs=["dz"], transposed=True), "transposed"),
+        ({}, "not a plan"),
+        ("dz", "not a plan"),
+        ([[]], "not a plan"),
+        (changed(out_w=0), "power of two, got 0"),
+        (changed(block_w=16, out_w=64), "reads 16 columns cannot compute 64"),
+        (changed(segments="2"), "segments must be an integer, got '2'"),
+        (changed(segments=None), "segments must be an integer, got None"),
+        (changed(segments=True), "segments must be an integer, got True"),
+        (changed(num_stages=None), "num_stages must be 1 to 8, got None"),
+        (changed(num_stages=2.0), r"num_stages must be 1 to 8, got 2\.0"),
+        (changed(waves=[]), "not a plan"),
+        (changed(planes=1 << 20), "planes must be 1 to 16, got 1048576"),
+        (changed(block_w=1 << 21), "block_w must be 1 to 128, got 2097152"),
+        (changed(block_h=1 << 4000), "block_h must be 1 to 128"),
+        (changed(planes=1.0), r"power of two, got 1\.0"),
+        (changed(block_h=2.5), r"power of two, got 2\.5"),
+        (changed(planes=True), "power of two, got True"),
+        (changed(planes=float("nan")), "power of two, got nan"),
+        (changed(num_warps=-4), "power of two, got -4"),
+        (changed(num_warps=64), "num_warps must be 1 to 32, got 64"),
+        (changed(programs_per_sm=float("inf")), "programs_per_sm must be 1 to 64, got inf"),
+        (changed(precision=["ieee"]), "loses the accuracy"),
+        (changed(transposed=0), "transposed must be true or false, got 0"),
+        (changed(outputs=["dz", "dz"]), "not a plan: outputs"),
+        (changed(outputs="dz"), "not a plan: outputs"),
+        (changed(outputs=[["dz"]]), "not a plan: outputs"),
+        (changed() * 2, "blur writes"),
+        ([*changed(), *changed(outputs=[])], "a launch writes nothing"),
+        ([{k: v for k, v in changed()[0].items() if k != "segments"}], "not a plan"),
     ],
 )
 def test_what_is_no_plan_is_refused(found: Any, message: str) -> None:
     assert from_json(changed(), BLUR)
     with pytest.raises(ValueError, match=message):
         from_json(found, BLUR)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    | st.sampled_from([0, 1, 2, 8, 16, 32, 64, 128, 256, "dz", "da", "db", 1 << 20]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems, st.data())
+def test_a_damaged_plan_is_refused_or_still_a_plan(problem: Problem, data: st.DataObject) -> None:
+    record = to_json(rule(problem, H200))
+    for _ in range(data.draw(st.integers(1, 3))):
+        step = data.draw(st.sampled_from(record))
+        step[data.draw(st.sampled_from(list(step)))] = data.draw(json_values)
+    try:
+        plan = from_json(record, problem)
+    except ValueError as error:
+        assert len(str(error)) < 300
+    else:
+        assert_covers(plan, problem)
+
+
+def writes_every_column_once(cfg: Config, w: int, radius: int, border: str) -> bool:
+    """And does so from columns that were read. Index by index, as the kernels go about it; NumPy
+    says what lies past a border."""
+    modes: dict[str, Any] = {"replicate": "edge", "circular": "wrap"}
+    wraps, count = border == "circular" and cfg.strips > 1, np.zeros(w, int)
+    for strip in range(cfg.strips):
+        if cfg.out_w == cfg.block_w:
+            read = computed = strip * cfg.step_w + np.arange(cfg.block_w)
+            start = strip * cfg.step_w + cfg.halo if strip else 0
+            end = w if strip == cfg.strips - 1 else (strip + 1) * cfg.step_w + cfg.halo
+        else:
+            read = strip * cfg.out_w - cfg.halo + np.arange(cfg.block_w)
+            computed = strip * cfg.out_w + np.arange(cfg.out_w)
+            start, end = strip * cfg.out_w, w
+        for column in computed[(computed >= start) & (computed < min(end, w))]:
+            count[column] += 1
+            needed = np.arange(column - radius, column + radius + 1)
+            if border == "zeros":
+                needed = needed[(needed >= 0) & (needed < w)]
+            elif not wraps:
+                needed = np.pad(np.arange(w), radius, modes.get(border, border))[needed + radius]
+            if not np.isin(needed, read).all():
+                return False
+    return bool((count == 1).all())
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> tuple[Config, Problem]:
+    """Tiles of a map of a few columns, of which a number may be off."""
+    problem = Problem(
+        "blur", 1, 1, 20, draw(st.integers(1, 150)), draw(st.integers(1, 31)),
+        draw(st.sampled_from(BORDERS)), 2, False,
+    )  # fmt: skip
+    powers = st.sampled_from((16, 32, 64, 128))
+    block_w, out_w = draw(powers), draw(st.none() | powers)
+    try:
+        cfg = tile(problem, (1, 32, block_w), num_warps=4, out_w=out_w)
+    except ValueError:
+        cfg = Config(1, 32, block_w, out_w or block_w, -(-problem.w // 16), 16, 16, 4)
+    numbers = dict.fromkeys(("strips", "step_w", "halo"), st.integers(-1, 40))
+    name = draw(st.sampled_from(["", "block_w", "out_w", *numbers]))
+    return replace(cfg, **{name: draw(numbers.get(name, powers))} if name else {}), problem
+
+
+@settings(max_examples=600, deadline=None)
+@given(nearly_right())
+def test_what_passes_the_check_writes_every_column_once(case: tuple[Config, Problem]) -> None:
+    cfg, problem = case
+    right = writes_every_column_once(cfg, problem.w, problem.radius, problem.border)
+    try:
+        check((Launch(cfg, dz=True),), problem)
+    except ValueError:
+        passes = False
+    else:
+        passes = True
+    assert right or not passes
+    turned = problem.transposed._replace(op="tap_grads")
+    whole = tile(turned, (1, 32, 32), num_warps=4)  # 20 columns
+    try:
+        check((Launch(whole, db=True), Launch(cfg, da=True, transposed=True)), turned)
+    except ValueError:
+        assert not passes
+    else:
+        assert passes
+
+
+@pytest.mark.parametrize(
+    ("cfg", "w", "radius", "border"),
+    [
+        pytest.param(Config(1, 32, 16, 16, 1, 16, 0, 4), 40, 3, "zeros", id="too narrow"),
+        pytest.param(Config(1, 32, 16, 64, 1, 16, 0, 4), 40, 3, "zeros", id="computes unread"),
+        pytest.param(Config(1, 32, 64, 64, 3, 48, 8, 4), 150, 8, "circular", id="no wrap left"),
+        pytest.param(Config(1, 32, 64, 16, 2, 16, 16, 4), 30, 20, "circular", id="short wrap"),
+        pytest.param(Config(1, 32, 64, 64, 3, -1, 8, 4), 40, 8, "zeros", id="backwards"),
+        pytest.param(Config(1, 32, 64, 64, 3, 56, 8, 4), 150, 8, "reflect", id="no halo right"),
+        pytest.param(Config(1, 32, 64, 32, 2, 32, 8, 4), 100, 8, "zeros", id="a strip too few"),
+        pytest.param(Config(1, 32, 64, 32, 4, 32, 8, 4), 90, 8, "zeros", id="a strip too many"),
+    ],
+)
+def test_strips_that_miss_something_are_refused(
+    cfg: Config, w: int, radius: int, border: str
+) -> None:
+    problem = BLUR._replace(w=w, radius=radius, border=border)
+    with pytest.raises(ValueError, match=r"strip|columns"):
+        check((Launch(cfg, dz=True),), problem)
+
+
+def test_the_tiles_that_are_made_pass_the_check() -> None:
+    for w, radius, border, block_w, out_w in product(
+        (1, 16, 40, 64, 100, 129), (1, 8, 15, 31), BORDERS, (16, 64, 128), (None, 16, 32, 64)
+    ):
+        problem = BLUR._replace(w=w, radius=radius, border=border)
+        try:
+            cfg = tile(problem, (1, 32, block_w), num_warps=4, out_w=out_w)
+        except ValueError:
+            continue
+        assert writes_every_column_once(cfg, w, radius, border)
+        check((Launch(cfg, dz=True),), problem)
 
 
 def test_the_key_tells_apart_what_runs_another_kernel() -> None:
