@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import pwd
+import re
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -443,6 +450,236 @@ def test_a_file_that_is_no_cache_is_set_aside(text: str, cache: Path) -> None:
     assert choice.choose(BLUR, H200).origin == "cache"
 
 
+def corrupt(path: Path, **entries: str) -> None:
+    """Put the text of some entries, which is JSON perhaps, into the file of a cache."""
+    whole = path.read_text()
+    (before, after) = whole.split(' "entries": {\n')
+    more = "".join(f"  {json.dumps(key)}: {text},\n" for key, text in entries.items())
+    path.write_text(f'{before} "entries": {{\n{more}{after}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "3", "[]", '"plan"', "{}", '{"plan": null}', '{"plan": [[]]}', '{"plan": NaN}',
+     '{"plan": {"outputs": ["dz"]}}', '{"plan": ' + "[" * 200 + "]" * 200 + "}",
+     '{"plan": [], "seconds": {"a": {"b": {"c": {"d": {"e": 1}}}}}}',
+     '{"plan": [{"outputs": ["dz"]}]}'],
+)  # fmt: skip
+def test_a_damaged_entry_is_passed_over_alone(text: str) -> None:
+    other = BLUR._replace(h=20)
+    store.add(H200, {other.key: entry(other, OTHER)})
+    corrupt(store.path_of(H200), **{BLUR.key: text})
+    with pytest.warns(UserWarning, match="passed over"):
+        assert choice.choose(BLUR, H200).origin == "rule"
+    assert choice.choose(other, H200).origin == "cache"
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})  # and may be tuned again
+    choice.forget()
+    assert choice.choose(BLUR, H200).origin == choice.choose(other, H200).origin == "cache"
+
+
+def test_an_entry_nested_deeper_than_any_is_not_written_again() -> None:
+    """The writer might not manage what the parser just did."""
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    corrupt(store.path_of(H200), deep='{"plan": ' + "[" * 200 + "]" * 200 + "}")
+    with pytest.warns(UserWarning, match=r"1 damaged entries of .*'deep'"):
+        assert store.add(H200, {"another": {}})
+    assert set(store.read(H200)) == {BLUR.key, "another"}
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": ' * 100_000, "9" * 5000, '{"format": 2, "environment": 3}',
+             '{"format": 2, "environment": {}, "entries": []}']
+)  # fmt: skip
+def test_what_exhausts_the_parser_is_set_aside(text: str, cache: Path) -> None:
+    path = store.path_of(H200)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.warns(UserWarning, match="set aside"):
+        assert chosen() == (rule(BLUR, H200), "rule")
+    assert [x.read_text() for x in cache.glob("*unreadable*")] == [text]
+
+
+@pytest.mark.parametrize("seconds", ["null", '"fast"', "[]", "NaN", "1"])
+def test_times_that_are_none_are_not_shown(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = json.dumps(to_json((Launch(OTHER, dz=True),)))
+    store.add(H200, {})
+    text = f'{{"plan": {plan}, "seconds": {seconds}}}'
+    store.path_of(H200).write_text(
+        store.path_of(H200).read_text().replace("{\n\n }", f'{{"{BLUR.key}": {text}}}')
+    )
+    command.main(["show", "8", "64", "112", "112", "--dtype", "float16", "--op", "blur"])
+    out = capsys.readouterr().out
+    assert "from the cache" in out and "measured" not in out
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "\xff", '{"format": 2}', "[" * 100_000, '{"format": 2, "entries": {}}']
+)
+def test_damaged_shipped_plans_are_passed_over(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.shipped, "__defaults__", (tmp_path,))
+    path = tmp_path / "nvidia-h200.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"shipped plans in .* are passed over"):
+        assert chosen()[1] == "rule"
+    assert path.read_bytes() == text.encode("latin-1") and len(os.listdir(tmp_path)) == 1
+    env = store.environment(H200)
+    store.write(path, env, {BLUR.key: {"plan": changed(out_w=0)}})
+    choice.forget()
+    with pytest.warns(UserWarning, match="the shipped plan of .* power of two, got 0"):
+        assert chosen()[1] == "rule"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_could_not_be_read_stays(
+    number: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    path, right = store.path_of(H200), Path.read_text
+    whole = path.read_bytes()
+
+    def read_text(this: Path, *args: Any, **more: Any) -> str:
+        if this == path:
+            raise OSError(number, os.strerror(number), str(path))
+        return right(this, *args, **more)
+
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(Path, "read_text", read_text)
+        for h in range(20, 30):  # one warning for all of them
+            assert choice.choose(BLUR._replace(h=h), H200).origin == "rule"
+            choice.reload(H200)
+        assert [os.strerror(number) in str(x.message) for x in caught] == [True]
+        # nor is it replaced by a file without what it held
+        choice.commit(H200, {"another": {}})
+    assert path.read_bytes() == whole
+    assert {x.name for x in cache.iterdir()} == {path.name, path.with_suffix(".lock").name}
+    choice.forget()
+    assert choice.choose(BLUR, H200).origin == "cache"
+
+
+def origin_and_warnings(*heights: int) -> tuple[str, list[str]]:
+    """As in a new process that plans for some maps."""
+    choice.forget()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (origin,) = {choice.choose(BLUR._replace(h=h), H200).origin for h in heights or (112,)}
+    return origin, [str(x.message) for x in caught]
+
+
+def test_without_a_file_left_to_open_the_rule_plans() -> None:
+    store.environment(H200)
+
+    def starved() -> tuple[str, list[str]]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        held = []
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            return origin_and_warnings()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in held:
+                os.close(descriptor)
+
+    assert starved() == ("rule", [])  # there was nothing to be read
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    origin, (message,) = starved()
+    assert origin == "rule" and "Too many open files" in message
+    assert origin_and_warnings() == ("cache", [])
+
+
+def test_a_good_file_written_meanwhile_is_not_set_aside(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    path, right = store.path_of(H200), Path.read_text
+    good = path.read_text()
+    path.write_text("{")
+
+    def read_text(this: Path, *args: Any, **more: Any) -> str:
+        found = right(this, *args, **more)
+        if this == path:
+            path.write_text(good)
+        return found
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert choice.choose(BLUR, H200).origin == "cache"
+    assert not list(cache.glob("*unreadable*"))
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the user of a container, whom no one has written down."""
+
+    def getpwuid(number: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    for name in ("AKM_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_home_there_is_one_warning_and_the_rules_plan(
+    homeless: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin, (message,) = origin_and_warnings(*range(20, 25))
+    assert origin == "rule" and "no tuning cache (Could not determine home" in message
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})  # a second warning would be an error
+    assert choice.choose(BLUR, H200).origin == "cache"
+    command.main(["show", "8", "64", "112", "112", "--op", "blur"])
+    assert "no cache: Could not determine home directory" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main(["clear"])
+    assert "Could not determine home directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("only the superuser becomes another user")
+    store.environment(H200)
+    monkeypatch.delenv("AKM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    os.setegid(54321)
+    os.seteuid(54321)
+    yield
+    os.seteuid(0)
+    os.setegid(0)
+
+
+def test_a_home_that_may_not_be_read_warns_where_something_was_to_be(
+    nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.seteuid(0)
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    path = store.path_of(H200)
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    path.chmod(0o600)
+    for folder in (*tmp_path.parents[:2], tmp_path, home, home / ".cache", path.parent):
+        folder.chmod(0o711)
+    home.chmod(0o700)
+    os.seteuid(54321)
+    assert origin_and_warnings() == ("rule", [])  # nothing can be seen in it
+    with pytest.warns(UserWarning, match="cannot be written .*Permission denied.*AKM_CACHE_DIR"):
+        choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
+    assert choice.choose(BLUR, H200).origin == "cache"
+    os.seteuid(0)
+    home.chmod(0o711)
+    os.seteuid(54321)
+    origin, (message,) = origin_and_warnings(*range(20, 25))
+    assert origin == "rule" and re.search("cannot be read .*Permission denied", message)
+    os.seteuid(0)
+    assert path.read_text() == "{}" and len(os.listdir(path.parent)) == 1
+
+
 def test_truncated_at_any_byte_it_is_set_aside_or_whole(cache: Path) -> None:
     store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
     path = store.path_of(H200)
@@ -501,6 +738,37 @@ def writer(name: str, count: int) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_writer_that_waited_while_the_cache_was_emptied_is_alone(cache: Path) -> None:
+    cache.mkdir()
+    path, entered, leave = store.path_of(H200), threading.Event(), threading.Event()
+
+    def write() -> None:
+        with store._lock(path):
+            entered.set()
+            leave.wait(60)
+
+    waiting = threading.Thread(target=write)
+    with store._lock(path):
+        waiting.start()
+        inode = str(path.with_suffix(".lock").stat().st_ino)
+        for _ in range(1000):
+            if inode in _waiting_for_locks():
+                break
+            time.sleep(0.001)
+        store.clear()
+    assert entered.wait(60)
+    with open(path.with_suffix(".lock")) as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    leave.set()
+    waiting.join()
+
+
+def _waiting_for_locks() -> set[str]:
+    """The inodes of files whose lock someone waits for, as the kernel lists them."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return {line.split()[6].split(":")[-1] for line in lines if "->" in line}
+
+
 def test_two_writers_lose_nothing() -> None:
     both = [writer(name, 60) for name in ("first", "second")]
     for process in both:
@@ -546,7 +814,9 @@ def test_shipped_plans_are_of_these_kernels_and_are_plans() -> None:
 # What a user calls.
 
 
-def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+def test_show_and_clear(
+    capsys: pytest.CaptureFixture[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = ["8", "64", "112", "112", "--dtype", "float16"]
     command.main(["show", *shape])
     found = capsys.readouterr().out
@@ -556,8 +826,25 @@ def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None
     found = capsys.readouterr().out
     assert "from the cache" in found and "10.0 µs measured, 20.0 µs by the rule" in found
     assert str(cache) in found
+    theirs = ["package.json", "train.jsonl", ".a.json.1", "nvidia-h200-0123456789ab.json",
+              "akm-triton.json", "a.json.unreadable-1", "x.lock", store.path_of(H200).name + "~",
+              "my-" + store.path_of(H200).name, store.path_of(H200).stem]  # fmt: skip
+    for name in theirs:
+        (cache / name).write_text("theirs")
+    folder = store.path_of(H200._replace(name="A folder"))
+    folder.mkdir()
+    path = store.path_of(H200)
+    (cache / f"{path.name}.unreadable-17").touch()
+    monkeypatch.setattr(os, "replace", lambda *_: os.link(*_))  # killed before it is removed
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        store.add(H200._replace(name="A name " + 30 * "of many words "), {})
+    monkeypatch.undo()
+    monkeypatch.setenv("AKM_CACHE_DIR", str(cache))
+    assert len(list(cache.glob(".akm-triton-*"))) == 1
     command.main(["clear"])
-    assert "1 files removed" in capsys.readouterr().out
+    assert "2 files removed" in capsys.readouterr().out
+    assert {x.name for x in cache.iterdir()} == {*theirs, folder.name}
     choice.forget()
     assert choice.choose(BLUR, H200).origin == "rule"
     with pytest.raises(SystemExit):
