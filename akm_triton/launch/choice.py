@@ -89,14 +89,14 @@ def forget() -> None:
 
 
 @contextmanager
-def record() -> Iterator[dict[Problem, Device]]:
-    """The problems that are launched within."""
-    launched: dict[Problem, Device] = {}
+def record() -> Iterator[dict[Problem, torch.device]]:
+    """The problems that are launched within, and where."""
+    launched: dict[Problem, torch.device] = {}
 
     def observe(
         problem: Problem, device: Device, torch_device: torch.device, tracing: bool
     ) -> None:
-        launched[problem] = device
+        launched[problem] = torch_device
 
     observers.append(observe)
     try:
