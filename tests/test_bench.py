@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -26,6 +27,7 @@ from bench import (
     networks,
     providers,
     results,
+    roofline,
     scaling,
     shapes,
     timing,
@@ -422,6 +424,13 @@ def test_a_graph_without_a_gpu_is_its_calls() -> None:
     ran: list[int] = []
     timing.graph([lambda: ran.append(1), lambda: ran.append(2)], CPU)()
     assert ran == [1, 2, 1, 2]
+
+
+def test_the_roofline_on_a_gpu_is_of_the_path_that_users_take() -> None:
+    work: Any = SimpleNamespace(
+        device=torch.device("cuda"), problem=None, taps=(), run=lambda *plan: plan
+    )
+    assert roofline._call(work)() == ()  # not by a plan of its own
 
 
 def test_interleaved_quantiles() -> None:

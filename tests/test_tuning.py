@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -38,7 +40,7 @@ from akm_triton.launch.plan import Config, Launch, Plan, check, from_json, tile,
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import __main__ as command
-from akm_triton.tuning import session, space, tuner
+from akm_triton.tuning import clock, session, space, tuner
 from akm_triton.tuning.cost import ROOFS, cost, roof_of
 from bench import codegen
 from tests.common import BORDERS
@@ -955,3 +957,135 @@ def test_the_environment_switches_autotuning_on() -> None:
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "function autotune" in done.stdout
+
+
+# The clock of a GPU, on one that only writes down what it is asked.
+
+
+class FakeGpu:
+    """In the place of ``torch.cuda``."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.pools: list[Any] = []
+        self.live: list[Any] = []
+        self.streams = ["default"]
+        gpu = self
+
+        class CUDAGraph:
+            def __init__(self) -> None:
+                self.index = len(gpu.pools)
+
+            def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+                assert gpu.streams[-1] == "side" and capture_error_mode == "thread_local"
+                # c10's CUDACachingAllocator refuses a pool whose graphs are all gone
+                assert not gpu.pools or any(graph() is not None for graph in gpu.live)
+                gpu.pools.append(pool)
+                gpu.live.append(weakref.ref(self))
+                gpu.log.append("capture")
+
+            def capture_end(self) -> None:
+                gpu.log.append("captured")
+
+            def replay(self) -> None:
+                gpu.log.append(f"replay {self.index}")
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.index = len(gpu.log)
+                gpu.log.append("event")
+
+            def elapsed_time(self, end: Any) -> float:
+                """Milliseconds: the graph that was replayed between, from 1 on."""
+                between = gpu.log[self.index + 1 : end.index]
+                assert len(between) == 1, between
+                return 1.0 + int(between[0].removeprefix("replay "))
+
+        class Stream:
+            def wait_stream(self, other: Any) -> None:
+                pass
+
+        @contextlib.contextmanager
+        def stream(_: Any) -> Iterator[None]:
+            gpu.streams.append("side")
+            yield
+            gpu.streams.pop()
+
+        self.CUDAGraph, self.Event, self.Stream, self.stream = CUDAGraph, Event, Stream, stream
+
+    def device(self, _: Any) -> Any:
+        return contextlib.nullcontext()
+
+    def current_stream(self) -> Any:
+        return self.Stream()
+
+    def graph_pool_handle(self) -> object:
+        return object()
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+
+class Flush:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def sum(self) -> None:
+        self.log.append("read")
+
+
+class FakeWork:
+    """Only says that it ran."""
+
+    def __init__(self, log: list[str], copies: int) -> None:
+        self.log, self.copies = log, copies
+
+    def run(self, plan: Any, turn: int) -> None:
+        self.log.append(f"run {plan} {turn}")
+
+
+@pytest.mark.parametrize("bytes_each", [1000, 70 << 20, 1 << 30])
+def test_nothing_but_a_replay_lies_between_the_events(
+    bytes_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeGpu()
+    monkeypatch.setattr(torch, "cuda", gpu)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: Flush(gpu.log))
+    measuring = clock.Gpu(torch.device("cuda", 0))
+    copies = measuring.copies(bytes_each)
+    assert 1 <= copies <= 64 and (copies - 1) * bytes_each <= clock.FLUSH
+    work: Any = FakeWork(gpu.log, copies)
+    found: list[float] = []
+    plans: Any = ["a", "b", "c"]
+    for some in ([plans[0]], [plans[1]], plans):
+        start = len(gpu.log)
+        found += measuring.seconds(some, work, rounds=5)
+        log = gpu.log[start:]
+        turns = [f"run {plan} {turn}" for plan in some for turn in range(copies)]
+        assert [x for x in log if x.startswith("run")] == turns
+        for i in range(len(log)):
+            if log[i] == "event" and log[i + 1].startswith("replay"):
+                assert log[i - 1] == "read"  # the GPU is busy while the host starts the replay
+    assert found == pytest.approx([x * 1e-3 / copies for x in (1, 2, 3, 4, 5)])
+    assert len(set(map(id, gpu.pools))) == 1 and len(gpu.pools) == 5
+
+
+def test_of_equal_gpus_the_one_in_use_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[torch.device, int]] = []
+
+    def tune(problems: list[Problem], device: torch.device, **_: Any) -> list[Any]:
+        measured.append((device, len(problems)))
+        return []
+
+    def warmup(z: torch.Tensor, *_: Any, **__: Any) -> None:
+        for observe in choice.observers:  # as the backend does before a launch
+            observe(BLUR._replace(h=z.shape[2]), H200, torch.device("cuda", 0), False)
+
+    monkeypatch.setattr(tuner, "tune", tune)
+    monkeypatch.setattr(session, "warmup", warmup)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    akm.tune([(1, 1, 4, 4), (1, 1, 8, 8)], device="cpu", verbose=False)
+    assert measured == [(torch.device("cuda", 0), 2)]
