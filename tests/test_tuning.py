@@ -228,6 +228,9 @@ def writes_every_column_once(cfg: Config, w: int, radius: int, border: str) -> b
     says what lies past a border."""
     modes: dict[str, Any] = {"replicate": "edge", "circular": "wrap"}
     wraps, count = border == "circular" and cfg.strips > 1, np.zeros(w, int)
+    folded = None
+    if border != "zeros":
+        folded = np.pad(np.arange(w), radius, modes.get(border, border))
     for strip in range(cfg.strips):
         if cfg.out_w == cfg.block_w:
             read = computed = strip * cfg.step_w + np.arange(cfg.block_w)
@@ -240,10 +243,10 @@ def writes_every_column_once(cfg: Config, w: int, radius: int, border: str) -> b
         for column in computed[(computed >= start) & (computed < min(end, w))]:
             count[column] += 1
             needed = np.arange(column - radius, column + radius + 1)
-            if border == "zeros":
+            if folded is None:
                 needed = needed[(needed >= 0) & (needed < w)]
             elif not wraps:
-                needed = np.pad(np.arange(w), radius, modes.get(border, border))[needed + radius]
+                needed = folded[needed + radius]
             if not np.isin(needed, read).all():
                 return False
     return bool((count == 1).all())
@@ -267,7 +270,7 @@ def nearly_right(draw: st.DrawFn) -> tuple[Config, Problem]:
     return replace(cfg, **{name: draw(numbers.get(name, powers))} if name else {}), problem
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(nearly_right())
 def test_what_passes_the_check_writes_every_column_once(case: tuple[Config, Problem]) -> None:
     cfg, problem = case
@@ -312,7 +315,7 @@ def test_strips_that_miss_something_are_refused(
 
 def test_the_tiles_that_are_made_pass_the_check() -> None:
     for w, radius, border, block_w, out_w in product(
-        (1, 16, 40, 64, 100, 129), (1, 8, 15, 31), BORDERS, (16, 64, 128), (None, 16, 32, 64)
+        (1, 16, 40, 100, 129), (1, 15, 31), BORDERS, (16, 64, 128), (None, 16, 32, 64)
     ):
         problem = BLUR._replace(w=w, radius=radius, border=border)
         try:

@@ -1,5 +1,5 @@
 """What is launched for maps of a shape, and why: ``python -m akm_triton.tuning show N C H W``;
-``python -m akm_triton.tuning clear`` empties the user's cache."""
+``python -m akm_triton.tuning clear`` removes what tuning wrote into the user's cache."""
 
 from __future__ import annotations
 
