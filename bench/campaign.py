@@ -101,7 +101,7 @@ STEPS = {
 def campaign(out: Path, minutes: float, rehearse: bool) -> bool:
     """Run the steps that are not done; True if all of them are done now."""
     log = out / "campaign.json"
-    outcomes: dict[str, Any] = json.loads(log.read_text()) if log.exists() else {}
+    outcomes = _outcomes(log)
     start = time.monotonic()
     for name, seconds in _remaining(outcomes, 60 * minutes):
         spent = time.monotonic() - start
@@ -120,6 +120,19 @@ def campaign(out: Path, minutes: float, rehearse: bool) -> bool:
         results.write_json(log, outcomes)
     print("\n".join(f"{name:12} {outcomes.get(name, {'status': 'not run'})}" for name in STEPS))
     return all(_is_done(outcomes, name) for name in STEPS)
+
+
+def _outcomes(log: Path) -> dict[str, Any]:
+    """Of the steps that were run, by an earlier campaign into this folder too."""
+    try:
+        outcomes = json.loads(log.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        sys.exit(f"{log} cannot be read: {error}")
+    if not isinstance(outcomes, dict) or not all(isinstance(x, dict) for x in outcomes.values()):
+        sys.exit(f"{log} is no log of a campaign")
+    return outcomes
 
 
 def _remaining(outcomes: dict[str, Any], seconds: float) -> Iterator[tuple[str, float]]:

@@ -56,20 +56,41 @@ def save(
 
 
 def newest(sweep: str, root: Path = ROOT) -> dict[str, Any] | None:
-    """The newest result of a sweep, on any device; None if there is none."""
+    """The newest result of a sweep, on any device; None if there is none.
+
+    Raises:
+        ValueError: a file of that name holds something else.
+    """
     return _newest(_read(sweep, root))
 
 
 def every(pattern: str, root: Path = ROOT) -> list[dict[str, Any]]:
     """All results whose file matches ``<device>/<pattern>.json``, from one device: the one that the
-    newest of them was measured on."""
+    newest of them was measured on.
+
+    Raises:
+        ValueError: a file of such a name holds something else.
+    """
     records = _read(pattern, root)
     last = _newest(records)
     return [record for record in records if last and record["device"] == last["device"]]
 
 
 def _read(pattern: str, root: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text("utf-8")) for path in sorted(root.glob(f"*/{pattern}.json"))]
+    return [_record(path) for path in sorted(root.glob(f"*/{pattern}.json"))]
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    missing = [key for key in SCHEMA if not isinstance(record, dict) or key not in record]
+    if missing or not isinstance(record["rows"], list):
+        raise ValueError(
+            f"{path} is no result of a sweep: it has no {', '.join(missing or ['rows'])}"
+        )
+    return dict(record)
 
 
 def _newest(records: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -10,8 +10,6 @@ import torch
 from tqdm import tqdm
 
 from akm_triton.backend import torch as torch_backend
-from akm_triton.launch import choice
-from akm_triton.launch.device import describe
 from akm_triton.launch.problem import OPS, Problem
 from akm_triton.tuning.workload import Workload
 from bench import timing
@@ -66,11 +64,10 @@ def _timed(problem: Problem, setting: Setting, dtype: torch.dtype, copy: float) 
 
 
 def _call(work: Workload) -> timing.Call:
-    """The kernel with its default plan; on a CPU, the same op in plain PyTorch."""
+    """The op as users launch it; on a CPU, the same op in plain PyTorch."""
     p, taps = work.problem, work.taps
     if work.device.type == "cuda":
-        plan = choice.choose(p, describe(work.device)).plan
-        return lambda: work.run(plan)
+        return work.run  # no plan of our own, which would be made ready anew at each call
     z, g = work.z[0], work.g[0]
     if p.op in ("tap_grads", "blur_backward"):
         gradient: Any = getattr(torch_backend, p.op)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -42,14 +43,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if unknown := set(options.names) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+    damaged = False
     for name in options.names or FIGURES:
-        record = record_of(name, options.results)
-        if record:
-            figure = import_module(f"plots.{name}").draw(record)
-            path = style.save(figure, name, style.source_of(record), options.out)
-            print(f"drawn: {path}")
-        else:
-            print(f"not drawn: {name}, there is no result of {FIGURES[name]}")
+        try:
+            print(_draw(name, options.results, options.out))
+        except ValueError as error:
+            damaged = True
+            print(f"not drawn: {name}, {error}")
+    if damaged:
+        sys.exit(1)
+
+
+def _draw(name: str, root: Path, out: Path) -> str:
+    """Says what was done. ValueError: a result file is damaged."""
+    record = record_of(name, root)
+    if not record:
+        return f"not drawn: {name}, there is no result of {FIGURES[name]}"
+    module = import_module(f"plots.{name}")
+    try:
+        figure = module.draw(record)
+    except Exception as error:  # all kinds, of rows that lack something
+        raise ValueError(f"{FIGURES[name]} in {root} is damaged: {error!r}") from error
+    return f"drawn: {style.save(figure, name, style.source_of(record), out)}"
 
 
 if __name__ == "__main__":

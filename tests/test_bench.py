@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,12 +20,14 @@ import akm_triton as akm
 from bench import __main__ as command_line
 from bench import (
     accuracy,
+    campaign,
     comparison,
     digits,
     kernel_size,
     networks,
     providers,
     results,
+    roofline,
     scaling,
     shapes,
     timing,
@@ -54,10 +57,44 @@ def test_a_result_has_the_schema_and_reads_back(tmp_path: Path) -> None:
 
 def test_the_newest_result_is_drawn(tmp_path: Path) -> None:
     for name, date in (("old", "2024-01-01"), ("new", "2025-01-01")):
-        results.write_json(tmp_path / name / "sweep.json", {"date": date, "rows": []})
+        record = {**dict.fromkeys(results.SCHEMA, name), "date": date, "rows": []}
+        results.write_json(tmp_path / name / "sweep.json", record)
     record = results.newest("sweep", tmp_path)
     assert record is not None and record["date"] == "2025-01-01"
     assert results.newest("other", tmp_path) is None
+
+
+DAMAGED = {
+    "empty": "", "cut off": '{"sweep": "some", "rows": [', "not text": "\xff\xfe", "a list": "[]",
+    "too deep": "[" * 100_000, "of others": '{"name": "package"}', "rows are none": "ROWS",
+}  # fmt: skip
+
+
+def damage(path: Path, text: str) -> None:
+    record = {**dict.fromkeys(results.SCHEMA, "x"), "rows": None}
+    content = json.dumps(record) if text == "ROWS" else text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode("latin-1"))
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_one_damaged_result_among_others_is_named(text: str, tmp_path: Path) -> None:
+    results.save("sweep", CPU, ROWS, tmp_path)
+    damage(tmp_path / "another" / "sweep.json", text)
+    for read in (results.newest, results.every):
+        with pytest.raises(ValueError, match=r"another/sweep\.json (cannot be read|is no result)"):
+            read("sweep", tmp_path)
+    damage(tmp_path / "another" / "fewshot" / "glyphs-5way-1shot-a.json", text)
+    with pytest.raises(SystemExit, match=r"glyphs-5way-1shot-a\.json "):
+        command_line.main(["fewshot-table", "--results", str(tmp_path)])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"roofline": 3}', "[" * 100_000])
+def test_a_damaged_log_of_a_campaign_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "campaign.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"campaign\.json (cannot be read|is no log)"):
+        campaign.main(["--rehearse", "--out", str(tmp_path)])
+    assert (tmp_path / "campaign.json").read_text() == text
 
 
 @pytest.mark.parametrize("value", [object(), float("nan")], ids=["object", "nan"])
@@ -387,6 +424,13 @@ def test_a_graph_without_a_gpu_is_its_calls() -> None:
     ran: list[int] = []
     timing.graph([lambda: ran.append(1), lambda: ran.append(2)], CPU)()
     assert ran == [1, 2, 1, 2]
+
+
+def test_the_roofline_on_a_gpu_is_of_the_path_that_users_take() -> None:
+    work: Any = SimpleNamespace(
+        device=torch.device("cuda"), problem=None, taps=(), run=lambda *plan: plan
+    )
+    assert roofline._call(work)() == ()  # not by a plan of its own
 
 
 def test_interleaved_quantiles() -> None:

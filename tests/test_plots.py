@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -328,3 +331,30 @@ def test_the_command_draws_what_is_named(
     with pytest.raises(SystemExit):
         main(["roofline", "unheard"])
     assert "no figure unheard" in capsys.readouterr().err
+
+
+def test_a_damaged_result_is_named_and_the_others_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source,) = {path.parent for path in results.ROOT.glob("*/meta.json")}
+    folder = tmp_path / "results" / source.name
+    (folder / "fewshot").mkdir(parents=True)
+    runs = sorted((source / "fewshot").glob("glyphs-5way-1shot-*.json"))
+    for path in (*runs, source / "meta.json", source / "scaling.json"):
+        shutil.copy(path, folder / path.relative_to(source))
+    one = folder / "fewshot" / runs[3].name
+    one.write_text(one.read_text()[:-100])
+    scaling = folder / "scaling.json"
+    record = json.loads(scaling.read_text())
+    del record["rows"][0]["p50"]
+    scaling.write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="1"):
+        main(["fewshot", "scaling", "meta", "--results", str(tmp_path / "results"),
+              "--out", str(tmp_path / "figures")])  # fmt: skip
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"not drawn: fewshot, {one} cannot be read: ")
+    assert (
+        second
+        == f"not drawn: scaling, scaling in {tmp_path / 'results'} is damaged: KeyError('p50')"
+    )
+    assert third.startswith("drawn: ") and os.listdir(tmp_path / "figures") == ["meta.png"]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import pwd
+import re
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,7 +40,7 @@ from akm_triton.launch.plan import Config, Launch, Plan, check, from_json, tile,
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import __main__ as command
-from akm_triton.tuning import session, space, tuner
+from akm_triton.tuning import clock, session, space, tuner
 from akm_triton.tuning.cost import ROOFS, cost, roof_of
 from bench import codegen
 from tests.common import BORDERS
@@ -151,12 +163,167 @@ def changed(**change: Any) -> Any:
         (changed(precision="tf32"), "loses the accuracy"),
         (changed(colour="red"), "not a plan"),
         (changed(outputs=["dz"], transposed=True), "transposed"),
+        ({}, "not a plan"),
+        ("dz", "not a plan"),
+        ([[]], "not a plan"),
+        (changed(out_w=0), "power of two, got 0"),
+        (changed(block_w=16, out_w=64), "reads 16 columns cannot compute 64"),
+        (changed(segments="2"), "segments must be an integer, got '2'"),
+        (changed(segments=None), "segments must be an integer, got None"),
+        (changed(segments=True), "segments must be an integer, got True"),
+        (changed(num_stages=None), "num_stages must be 1 to 8, got None"),
+        (changed(num_stages=2.0), r"num_stages must be 1 to 8, got 2\.0"),
+        (changed(waves=[]), "not a plan"),
+        (changed(planes=1 << 20), "planes must be 1 to 16, got 1048576"),
+        (changed(block_w=1 << 21), "block_w must be 1 to 128, got 2097152"),
+        (changed(block_h=1 << 4000), "block_h must be 1 to 128"),
+        (changed(planes=1.0), r"power of two, got 1\.0"),
+        (changed(block_h=2.5), r"power of two, got 2\.5"),
+        (changed(planes=True), "power of two, got True"),
+        (changed(planes=float("nan")), "power of two, got nan"),
+        (changed(num_warps=-4), "power of two, got -4"),
+        (changed(num_warps=64), "num_warps must be 1 to 32, got 64"),
+        (changed(programs_per_sm=float("inf")), "programs_per_sm must be 1 to 64, got inf"),
+        (changed(precision=["ieee"]), "loses the accuracy"),
+        (changed(transposed=0), "transposed must be true or false, got 0"),
+        (changed(outputs=["dz", "dz"]), "not a plan: outputs"),
+        (changed(outputs="dz"), "not a plan: outputs"),
+        (changed(outputs=[["dz"]]), "not a plan: outputs"),
+        (changed() * 2, "blur writes"),
+        ([*changed(), *changed(outputs=[])], "a launch writes nothing"),
+        ([{k: v for k, v in changed()[0].items() if k != "segments"}], "not a plan"),
     ],
 )
 def test_what_is_no_plan_is_refused(found: Any, message: str) -> None:
     assert from_json(changed(), BLUR)
     with pytest.raises(ValueError, match=message):
         from_json(found, BLUR)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    | st.sampled_from([0, 1, 2, 8, 16, 32, 64, 128, 256, "dz", "da", "db", 1 << 20]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems, st.data())
+def test_a_damaged_plan_is_refused_or_still_a_plan(problem: Problem, data: st.DataObject) -> None:
+    record = to_json(rule(problem, H200))
+    for _ in range(data.draw(st.integers(1, 3))):
+        step = data.draw(st.sampled_from(record))
+        step[data.draw(st.sampled_from(list(step)))] = data.draw(json_values)
+    try:
+        plan = from_json(record, problem)
+    except ValueError as error:
+        assert len(str(error)) < 300
+    else:
+        assert_covers(plan, problem)
+
+
+def writes_every_column_once(cfg: Config, w: int, radius: int, border: str) -> bool:
+    """And does so from columns that were read. Index by index, as the kernels go about it; NumPy
+    says what lies past a border."""
+    modes: dict[str, Any] = {"replicate": "edge", "circular": "wrap"}
+    wraps, count = border == "circular" and cfg.strips > 1, np.zeros(w, int)
+    folded = None
+    if border != "zeros":
+        folded = np.pad(np.arange(w), radius, modes.get(border, border))
+    for strip in range(cfg.strips):
+        if cfg.out_w == cfg.block_w:
+            read = computed = strip * cfg.step_w + np.arange(cfg.block_w)
+            start = strip * cfg.step_w + cfg.halo if strip else 0
+            end = w if strip == cfg.strips - 1 else (strip + 1) * cfg.step_w + cfg.halo
+        else:
+            read = strip * cfg.out_w - cfg.halo + np.arange(cfg.block_w)
+            computed = strip * cfg.out_w + np.arange(cfg.out_w)
+            start, end = strip * cfg.out_w, w
+        for column in computed[(computed >= start) & (computed < min(end, w))]:
+            count[column] += 1
+            needed = np.arange(column - radius, column + radius + 1)
+            if folded is None:
+                needed = needed[(needed >= 0) & (needed < w)]
+            elif not wraps:
+                needed = folded[needed + radius]
+            if not np.isin(needed, read).all():
+                return False
+    return bool((count == 1).all())
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> tuple[Config, Problem]:
+    """Tiles of a map of a few columns, of which a number may be off."""
+    problem = Problem(
+        "blur", 1, 1, 20, draw(st.integers(1, 150)), draw(st.integers(1, 31)),
+        draw(st.sampled_from(BORDERS)), 2, False,
+    )  # fmt: skip
+    powers = st.sampled_from((16, 32, 64, 128))
+    block_w, out_w = draw(powers), draw(st.none() | powers)
+    try:
+        cfg = tile(problem, (1, 32, block_w), num_warps=4, out_w=out_w)
+    except ValueError:
+        cfg = Config(1, 32, block_w, out_w or block_w, -(-problem.w // 16), 16, 16, 4)
+    numbers = dict.fromkeys(("strips", "step_w", "halo"), st.integers(-1, 40))
+    name = draw(st.sampled_from(["", "block_w", "out_w", *numbers]))
+    return replace(cfg, **{name: draw(numbers.get(name, powers))} if name else {}), problem
+
+
+@settings(max_examples=400, deadline=None)
+@given(nearly_right())
+def test_what_passes_the_check_writes_every_column_once(case: tuple[Config, Problem]) -> None:
+    cfg, problem = case
+    right = writes_every_column_once(cfg, problem.w, problem.radius, problem.border)
+    try:
+        check((Launch(cfg, dz=True),), problem)
+    except ValueError:
+        passes = False
+    else:
+        passes = True
+    assert right or not passes
+    turned = problem.transposed._replace(op="tap_grads")
+    whole = tile(turned, (1, 32, 32), num_warps=4)  # 20 columns
+    try:
+        check((Launch(whole, db=True), Launch(cfg, da=True, transposed=True)), turned)
+    except ValueError:
+        assert not passes
+    else:
+        assert passes
+
+
+@pytest.mark.parametrize(
+    ("cfg", "w", "radius", "border"),
+    [
+        pytest.param(Config(1, 32, 16, 16, 1, 16, 0, 4), 40, 3, "zeros", id="too narrow"),
+        pytest.param(Config(1, 32, 16, 64, 1, 16, 0, 4), 40, 3, "zeros", id="computes unread"),
+        pytest.param(Config(1, 32, 64, 64, 3, 48, 8, 4), 150, 8, "circular", id="no wrap left"),
+        pytest.param(Config(1, 32, 64, 16, 2, 16, 16, 4), 30, 20, "circular", id="short wrap"),
+        pytest.param(Config(1, 32, 64, 64, 3, -1, 8, 4), 40, 8, "zeros", id="backwards"),
+        pytest.param(Config(1, 32, 64, 64, 3, 56, 8, 4), 150, 8, "reflect", id="no halo right"),
+        pytest.param(Config(1, 32, 64, 32, 2, 32, 8, 4), 100, 8, "zeros", id="a strip too few"),
+        pytest.param(Config(1, 32, 64, 32, 4, 32, 8, 4), 90, 8, "zeros", id="a strip too many"),
+    ],
+)
+def test_strips_that_miss_something_are_refused(
+    cfg: Config, w: int, radius: int, border: str
+) -> None:
+    problem = BLUR._replace(w=w, radius=radius, border=border)
+    with pytest.raises(ValueError, match=r"strip|columns"):
+        check((Launch(cfg, dz=True),), problem)
+
+
+def test_the_tiles_that_are_made_pass_the_check() -> None:
+    for w, radius, border, block_w, out_w in product(
+        (1, 16, 40, 100, 129), (1, 15, 31), BORDERS, (16, 64, 128), (None, 16, 32, 64)
+    ):
+        problem = BLUR._replace(w=w, radius=radius, border=border)
+        try:
+            cfg = tile(problem, (1, 32, block_w), num_warps=4, out_w=out_w)
+        except ValueError:
+            continue
+        assert writes_every_column_once(cfg, w, radius, border)
+        check((Launch(cfg, dz=True),), problem)
 
 
 def test_the_key_tells_apart_what_runs_another_kernel() -> None:
@@ -288,6 +455,236 @@ def test_a_file_that_is_no_cache_is_set_aside(text: str, cache: Path) -> None:
     assert choice.choose(BLUR, H200).origin == "cache"
 
 
+def corrupt(path: Path, **entries: str) -> None:
+    """Put the text of some entries, which is JSON perhaps, into the file of a cache."""
+    whole = path.read_text()
+    (before, after) = whole.split(' "entries": {\n')
+    more = "".join(f"  {json.dumps(key)}: {text},\n" for key, text in entries.items())
+    path.write_text(f'{before} "entries": {{\n{more}{after}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "3", "[]", '"plan"', "{}", '{"plan": null}', '{"plan": [[]]}', '{"plan": NaN}',
+     '{"plan": {"outputs": ["dz"]}}', '{"plan": ' + "[" * 200 + "]" * 200 + "}",
+     '{"plan": [], "seconds": {"a": {"b": {"c": {"d": {"e": 1}}}}}}',
+     '{"plan": [{"outputs": ["dz"]}]}'],
+)  # fmt: skip
+def test_a_damaged_entry_is_passed_over_alone(text: str) -> None:
+    other = BLUR._replace(h=20)
+    store.add(H200, {other.key: entry(other, OTHER)})
+    corrupt(store.path_of(H200), **{BLUR.key: text})
+    with pytest.warns(UserWarning, match="passed over"):
+        assert choice.choose(BLUR, H200).origin == "rule"
+    assert choice.choose(other, H200).origin == "cache"
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})  # and may be tuned again
+    choice.forget()
+    assert choice.choose(BLUR, H200).origin == choice.choose(other, H200).origin == "cache"
+
+
+def test_an_entry_nested_deeper_than_any_is_not_written_again() -> None:
+    """The writer might not manage what the parser just did."""
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    corrupt(store.path_of(H200), deep='{"plan": ' + "[" * 200 + "]" * 200 + "}")
+    with pytest.warns(UserWarning, match=r"1 damaged entries of .*'deep'"):
+        assert store.add(H200, {"another": {}})
+    assert set(store.read(H200)) == {BLUR.key, "another"}
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": ' * 100_000, "9" * 5000, '{"format": 2, "environment": 3}',
+             '{"format": 2, "environment": {}, "entries": []}']
+)  # fmt: skip
+def test_what_exhausts_the_parser_is_set_aside(text: str, cache: Path) -> None:
+    path = store.path_of(H200)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.warns(UserWarning, match="set aside"):
+        assert chosen() == (rule(BLUR, H200), "rule")
+    assert [x.read_text() for x in cache.glob("*unreadable*")] == [text]
+
+
+@pytest.mark.parametrize("seconds", ["null", '"fast"', "[]", "NaN", "1"])
+def test_times_that_are_none_are_not_shown(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = json.dumps(to_json((Launch(OTHER, dz=True),)))
+    store.add(H200, {})
+    text = f'{{"plan": {plan}, "seconds": {seconds}}}'
+    store.path_of(H200).write_text(
+        store.path_of(H200).read_text().replace("{\n\n }", f'{{"{BLUR.key}": {text}}}')
+    )
+    command.main(["show", "8", "64", "112", "112", "--dtype", "float16", "--op", "blur"])
+    out = capsys.readouterr().out
+    assert "from the cache" in out and "measured" not in out
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "\xff", '{"format": 2}', "[" * 100_000, '{"format": 2, "entries": {}}']
+)
+def test_damaged_shipped_plans_are_passed_over(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.shipped, "__defaults__", (tmp_path,))
+    path = tmp_path / "nvidia-h200.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"shipped plans in .* are passed over"):
+        assert chosen()[1] == "rule"
+    assert path.read_bytes() == text.encode("latin-1") and len(os.listdir(tmp_path)) == 1
+    env = store.environment(H200)
+    store.write(path, env, {BLUR.key: {"plan": changed(out_w=0)}})
+    choice.forget()
+    with pytest.warns(UserWarning, match="the shipped plan of .* power of two, got 0"):
+        assert chosen()[1] == "rule"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_could_not_be_read_stays(
+    number: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    path, right = store.path_of(H200), Path.read_text
+    whole = path.read_bytes()
+
+    def read_text(this: Path, *args: Any, **more: Any) -> str:
+        if this == path:
+            raise OSError(number, os.strerror(number), str(path))
+        return right(this, *args, **more)
+
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(Path, "read_text", read_text)
+        for h in range(20, 30):  # one warning for all of them
+            assert choice.choose(BLUR._replace(h=h), H200).origin == "rule"
+            choice.reload(H200)
+        assert [os.strerror(number) in str(x.message) for x in caught] == [True]
+        # nor is it replaced by a file without what it held
+        choice.commit(H200, {"another": {}})
+    assert path.read_bytes() == whole
+    assert {x.name for x in cache.iterdir()} == {path.name, path.with_suffix(".lock").name}
+    choice.forget()
+    assert choice.choose(BLUR, H200).origin == "cache"
+
+
+def origin_and_warnings(*heights: int) -> tuple[str, list[str]]:
+    """As in a new process that plans for some maps."""
+    choice.forget()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (origin,) = {choice.choose(BLUR._replace(h=h), H200).origin for h in heights or (112,)}
+    return origin, [str(x.message) for x in caught]
+
+
+def test_without_a_file_left_to_open_the_rule_plans() -> None:
+    store.environment(H200)
+
+    def starved() -> tuple[str, list[str]]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        held = []
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            return origin_and_warnings()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in held:
+                os.close(descriptor)
+
+    assert starved() == ("rule", [])  # there was nothing to be read
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    origin, (message,) = starved()
+    assert origin == "rule" and "Too many open files" in message
+    assert origin_and_warnings() == ("cache", [])
+
+
+def test_a_good_file_written_meanwhile_is_not_set_aside(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
+    path, right = store.path_of(H200), Path.read_text
+    good = path.read_text()
+    path.write_text("{")
+
+    def read_text(this: Path, *args: Any, **more: Any) -> str:
+        found = right(this, *args, **more)
+        if this == path:
+            path.write_text(good)
+        return found
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert choice.choose(BLUR, H200).origin == "cache"
+    assert not list(cache.glob("*unreadable*"))
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the user of a container, whom no one has written down."""
+
+    def getpwuid(number: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    for name in ("AKM_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_home_there_is_one_warning_and_the_rules_plan(
+    homeless: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin, (message,) = origin_and_warnings(*range(20, 25))
+    assert origin == "rule" and "no tuning cache (Could not determine home" in message
+    choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})  # a second warning would be an error
+    assert choice.choose(BLUR, H200).origin == "cache"
+    command.main(["show", "8", "64", "112", "112", "--op", "blur"])
+    assert "no cache: Could not determine home directory" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main(["clear"])
+    assert "Could not determine home directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("only the superuser becomes another user")
+    store.environment(H200)
+    monkeypatch.delenv("AKM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    os.setegid(54321)
+    os.seteuid(54321)
+    yield
+    os.seteuid(0)
+    os.setegid(0)
+
+
+def test_a_home_that_may_not_be_read_warns_where_something_was_to_be(
+    nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.seteuid(0)
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    path = store.path_of(H200)
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    path.chmod(0o600)
+    for folder in (*tmp_path.parents[:2], tmp_path, home, home / ".cache", path.parent):
+        folder.chmod(0o711)
+    home.chmod(0o700)
+    os.seteuid(54321)
+    assert origin_and_warnings() == ("rule", [])  # nothing can be seen in it
+    with pytest.warns(UserWarning, match="cannot be written .*Permission denied.*AKM_CACHE_DIR"):
+        choice.commit(H200, {BLUR.key: entry(BLUR, OTHER)})
+    assert choice.choose(BLUR, H200).origin == "cache"
+    os.seteuid(0)
+    home.chmod(0o711)
+    os.seteuid(54321)
+    origin, (message,) = origin_and_warnings(*range(20, 25))
+    assert origin == "rule" and re.search("cannot be read .*Permission denied", message)
+    os.seteuid(0)
+    assert path.read_text() == "{}" and len(os.listdir(path.parent)) == 1
+
+
 def test_truncated_at_any_byte_it_is_set_aside_or_whole(cache: Path) -> None:
     store.add(H200, {BLUR.key: entry(BLUR, OTHER)})
     path = store.path_of(H200)
@@ -346,6 +743,37 @@ def writer(name: str, count: int) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_writer_that_waited_while_the_cache_was_emptied_is_alone(cache: Path) -> None:
+    cache.mkdir()
+    path, entered, leave = store.path_of(H200), threading.Event(), threading.Event()
+
+    def write() -> None:
+        with store._lock(path):
+            entered.set()
+            leave.wait(60)
+
+    waiting = threading.Thread(target=write)
+    with store._lock(path):
+        waiting.start()
+        inode = str(path.with_suffix(".lock").stat().st_ino)
+        for _ in range(1000):
+            if inode in _waiting_for_locks():
+                break
+            time.sleep(0.001)
+        store.clear()
+    assert entered.wait(60)
+    with open(path.with_suffix(".lock")) as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    leave.set()
+    waiting.join()
+
+
+def _waiting_for_locks() -> set[str]:
+    """The inodes of files whose lock someone waits for, as the kernel lists them."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return {line.split()[6].split(":")[-1] for line in lines if "->" in line}
+
+
 def test_two_writers_lose_nothing() -> None:
     both = [writer(name, 60) for name in ("first", "second")]
     for process in both:
@@ -391,7 +819,9 @@ def test_shipped_plans_are_of_these_kernels_and_are_plans() -> None:
 # What a user calls.
 
 
-def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+def test_show_and_clear(
+    capsys: pytest.CaptureFixture[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = ["8", "64", "112", "112", "--dtype", "float16"]
     command.main(["show", *shape])
     found = capsys.readouterr().out
@@ -401,8 +831,25 @@ def test_show_and_clear(capsys: pytest.CaptureFixture[str], cache: Path) -> None
     found = capsys.readouterr().out
     assert "from the cache" in found and "10.0 µs measured, 20.0 µs by the rule" in found
     assert str(cache) in found
+    theirs = ["package.json", "train.jsonl", ".a.json.1", "nvidia-h200-0123456789ab.json",
+              "akm-triton.json", "a.json.unreadable-1", "x.lock", store.path_of(H200).name + "~",
+              "my-" + store.path_of(H200).name, store.path_of(H200).stem]  # fmt: skip
+    for name in theirs:
+        (cache / name).write_text("theirs")
+    folder = store.path_of(H200._replace(name="A folder"))
+    folder.mkdir()
+    path = store.path_of(H200)
+    (cache / f"{path.name}.unreadable-17").touch()
+    monkeypatch.setattr(os, "replace", lambda *_: os.link(*_))  # killed before it is removed
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        store.add(H200._replace(name="A name " + 30 * "of many words "), {})
+    monkeypatch.undo()
+    monkeypatch.setenv("AKM_CACHE_DIR", str(cache))
+    assert len(list(cache.glob(".akm-triton-*"))) == 1
     command.main(["clear"])
-    assert "1 files removed" in capsys.readouterr().out
+    assert "2 files removed" in capsys.readouterr().out
+    assert {x.name for x in cache.iterdir()} == {*theirs, folder.name}
     choice.forget()
     assert choice.choose(BLUR, H200).origin == "rule"
     with pytest.raises(SystemExit):
@@ -513,3 +960,135 @@ def test_the_environment_switches_autotuning_on() -> None:
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "function autotune" in done.stdout
+
+
+# The clock of a GPU, on one that only writes down what it is asked.
+
+
+class FakeGpu:
+    """In the place of ``torch.cuda``."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.pools: list[Any] = []
+        self.live: list[Any] = []
+        self.streams = ["default"]
+        gpu = self
+
+        class CUDAGraph:
+            def __init__(self) -> None:
+                self.index = len(gpu.pools)
+
+            def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+                assert gpu.streams[-1] == "side" and capture_error_mode == "thread_local"
+                # c10's CUDACachingAllocator refuses a pool whose graphs are all gone
+                assert not gpu.pools or any(graph() is not None for graph in gpu.live)
+                gpu.pools.append(pool)
+                gpu.live.append(weakref.ref(self))
+                gpu.log.append("capture")
+
+            def capture_end(self) -> None:
+                gpu.log.append("captured")
+
+            def replay(self) -> None:
+                gpu.log.append(f"replay {self.index}")
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.index = len(gpu.log)
+                gpu.log.append("event")
+
+            def elapsed_time(self, end: Any) -> float:
+                """Milliseconds: the graph that was replayed between, from 1 on."""
+                between = gpu.log[self.index + 1 : end.index]
+                assert len(between) == 1, between
+                return 1.0 + int(between[0].removeprefix("replay "))
+
+        class Stream:
+            def wait_stream(self, other: Any) -> None:
+                pass
+
+        @contextlib.contextmanager
+        def stream(_: Any) -> Iterator[None]:
+            gpu.streams.append("side")
+            yield
+            gpu.streams.pop()
+
+        self.CUDAGraph, self.Event, self.Stream, self.stream = CUDAGraph, Event, Stream, stream
+
+    def device(self, _: Any) -> Any:
+        return contextlib.nullcontext()
+
+    def current_stream(self) -> Any:
+        return self.Stream()
+
+    def graph_pool_handle(self) -> object:
+        return object()
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+
+class Flush:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def sum(self) -> None:
+        self.log.append("read")
+
+
+class FakeWork:
+    """Only says that it ran."""
+
+    def __init__(self, log: list[str], copies: int) -> None:
+        self.log, self.copies = log, copies
+
+    def run(self, plan: Any, turn: int) -> None:
+        self.log.append(f"run {plan} {turn}")
+
+
+@pytest.mark.parametrize("bytes_each", [1000, 70 << 20, 1 << 30])
+def test_nothing_but_a_replay_lies_between_the_events(
+    bytes_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeGpu()
+    monkeypatch.setattr(torch, "cuda", gpu)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: Flush(gpu.log))
+    measuring = clock.Gpu(torch.device("cuda", 0))
+    copies = measuring.copies(bytes_each)
+    assert 1 <= copies <= 64 and (copies - 1) * bytes_each <= clock.FLUSH
+    work: Any = FakeWork(gpu.log, copies)
+    found: list[float] = []
+    plans: Any = ["a", "b", "c"]
+    for some in ([plans[0]], [plans[1]], plans):
+        start = len(gpu.log)
+        found += measuring.seconds(some, work, rounds=5)
+        log = gpu.log[start:]
+        turns = [f"run {plan} {turn}" for plan in some for turn in range(copies)]
+        assert [x for x in log if x.startswith("run")] == turns
+        for i in range(len(log)):
+            if log[i] == "event" and log[i + 1].startswith("replay"):
+                assert log[i - 1] == "read"  # the GPU is busy while the host starts the replay
+    assert found == pytest.approx([x * 1e-3 / copies for x in (1, 2, 3, 4, 5)])
+    assert len(set(map(id, gpu.pools))) == 1 and len(gpu.pools) == 5
+
+
+def test_of_equal_gpus_the_one_in_use_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[torch.device, int]] = []
+
+    def tune(problems: list[Problem], device: torch.device, **_: Any) -> list[Any]:
+        measured.append((device, len(problems)))
+        return []
+
+    def warmup(z: torch.Tensor, *_: Any, **__: Any) -> None:
+        for observe in choice.observers:  # as the backend does before a launch
+            observe(BLUR._replace(h=z.shape[2]), H200, torch.device("cuda", 0), False)
+
+    monkeypatch.setattr(tuner, "tune", tune)
+    monkeypatch.setattr(session, "warmup", warmup)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    akm.tune([(1, 1, 4, 4), (1, 1, 8, 8)], device="cpu", verbose=False)
+    assert measured == [(torch.device("cuda", 0), 2)]

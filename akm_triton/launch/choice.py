@@ -4,7 +4,6 @@ rule."""
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -27,6 +26,8 @@ class Choice(NamedTuple):
 
 
 _tuned: dict[Device, store.Entries] = {}
+_stamps: dict[Device, store.Stamp] = {}
+"""Of the caches when they were read."""
 
 Observer = Callable[[Problem, Device, torch.device, bool], object]
 observers: list[Observer] = []
@@ -46,9 +47,7 @@ def choose(problem: Problem, device: Device) -> Choice:
             plan = from_json(entry.get("plan"), problem)
             return Choice(plan, grids(plan, problem, device), origin)
         except ValueError as error:
-            warnings.warn(
-                f"the {origin} plan of {problem.key!r} is passed over: {error}", stacklevel=2
-            )
+            store.warn_once(f"the {origin} plan of {problem.key!r} is passed over: {error}")
     plan = rule(problem, device)
     return Choice(plan, grids(plan, problem, device), "rule")
 
@@ -56,7 +55,7 @@ def choose(problem: Problem, device: Device) -> Choice:
 def cached(device: Device) -> store.Entries:
     """What was tuned for this device, by this process or an earlier one."""
     if device not in _tuned:
-        _tuned[device] = store.read(device)
+        reload(device)
     return _tuned[device]
 
 
@@ -71,29 +70,33 @@ def commit(device: Device, entries: dict[str, dict[str, Any]]) -> None:
 
 
 def reload(device: Device) -> store.Entries:
-    """Read the cache again, for what other processes have added."""
-    own = _tuned.pop(device, {})
-    _tuned[device] = {**own, **store.read(device)}
-    choose.cache_clear()
+    """Read the cache again where another process has added to it."""
+    stamp = store.stamp(device)  # before reading: what comes after it is read the next time
+    if device not in _tuned or stamp != _stamps[device]:
+        _stamps[device] = stamp
+        _tuned[device] = {**_tuned.get(device, {}), **store.read(device)}
+        choose.cache_clear()
     return _tuned[device]
 
 
 def forget() -> None:
-    """Read every file again at the next call."""
+    """Read every file again at the next call, and warn again."""
     _tuned.clear()
+    _stamps.clear()
     _shipped.cache_clear()
     choose.cache_clear()
+    store.warn_once.cache_clear()
 
 
 @contextmanager
-def record() -> Iterator[dict[Problem, Device]]:
-    """The problems that are launched within."""
-    launched: dict[Problem, Device] = {}
+def record() -> Iterator[dict[Problem, torch.device]]:
+    """The problems that are launched within, and where."""
+    launched: dict[Problem, torch.device] = {}
 
     def observe(
         problem: Problem, device: Device, torch_device: torch.device, tracing: bool
     ) -> None:
-        launched[problem] = device
+        launched[problem] = torch_device
 
     observers.append(observe)
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from akm_triton.launch.device import Device
 from akm_triton.launch.problem import Problem
+
+OUTPUTS = ("dz", "da", "db")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,17 @@ class Config:
     """Programs per multiprocessor beyond which the batch is split no further."""
     precision: str = "tf32x3"
     """How matrix products keep the accuracy of float32; half precision needs no such care."""
+
+    def columns(self, w: int, strip: int) -> tuple[int, int, int]:
+        """(first column read, start and end of those written) of a strip, as ``strip_columns`` of
+        backend/tiles.py has them."""
+        if self.out_w == self.block_w:
+            first = strip * self.step_w
+            last = strip == self.strips - 1
+            own = first + self.halo
+            return first, own if strip else 0, w if last else own + self.step_w
+        start = strip * self.out_w
+        return start - self.halo, start, min(start + self.out_w, w)
 
     def programs(self, channels: int) -> int:
         return self.strips * self.segments * -(-channels // self.planes)
@@ -67,7 +81,7 @@ class Launch:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return tuple(name for name in ("dz", "da", "db") if getattr(self, name))
+        return tuple(name for name in OUTPUTS if getattr(self, name))
 
     def problem(self, problem: Problem) -> Problem:
         return problem.transposed if self.transposed else problem
@@ -136,6 +150,8 @@ def tile(
     """
     planes, block_h, block_w = shape
     w, radius = problem.w, problem.radius
+    if (out_w or 0) > block_w:
+        raise ValueError(f"a strip that reads {block_w} columns cannot compute {out_w}")
     block_h = min(block_h, _power_of_two(problem.h))
     if problem.h > block_h < radius:
         raise ValueError(f"a block of {block_h} rows holds no halo of {radius}")
@@ -168,17 +184,20 @@ def segmented(cfg: Config, problem: Problem, device: Device) -> Config:
     return replace(cfg, segments=max(1, min(blocks // 2, wanted)))
 
 
+POWERS_OF_TWO = {"planes": 16, "block_h": 128, "block_w": 128, "out_w": 128, "num_warps": 32}
+"""And the most of each that a program can hold."""
+COUNTS = {"segments": None, "num_stages": 8, "programs_per_sm": 64}
+FREE = (*POWERS_OF_TWO, *COUNTS, "precision")
+"""The fields of Config that a plan on disk holds; the others follow from the problem."""
+
+
 def to_json(plan: Plan) -> list[dict[str, Any]]:
-    """What ``from_json`` needs: the free numbers, for the others follow from the problem."""
-    free = (
-        "planes", "block_h", "block_w", "out_w", "num_warps", "segments", "num_stages",
-        "programs_per_sm", "precision",
-    )  # fmt: skip
+    """What ``from_json`` needs."""
     return [
         {
             "outputs": list(launch.outputs),
             "transposed": launch.transposed,
-            **{name: getattr(launch.config, name) for name in free},
+            **{name: getattr(launch.config, name) for name in FREE},
         }
         for launch in plan
     ]
@@ -190,25 +209,47 @@ def from_json(record: Any, problem: Problem) -> Plan:
     Raises:
         ValueError: it is no plan for this problem.
     """
-    try:
-        plan = tuple(_launch(dict(launch), problem) for launch in record)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a plan: {error!r}") from error
+    if not isinstance(record, list):
+        raise ValueError(f"not a plan: {reprlib.repr(record)}")
+    plan = tuple(_launch(launch, problem) for launch in record)
     check(plan, problem)
     return plan
 
 
-def _launch(record: dict[str, Any], problem: Problem) -> Launch:
-    outputs, transposed = record.pop("outputs"), bool(record.pop("transposed"))
-    if record["out_w"] == record["block_w"]:
-        record["out_w"] = None
-    shape = record.pop("planes"), record.pop("block_h"), record.pop("block_w")
-    config = tile(problem.transposed if transposed else problem, shape, **record)
+def _launch(record: Any, problem: Problem) -> Launch:
+    if not isinstance(record, dict) or record.keys() != {"outputs", "transposed", *FREE}:
+        raise ValueError(f"not a plan: {reprlib.repr(record)}")
+    outputs, transposed = record["outputs"], record["transposed"]
+    if not isinstance(outputs, list) or outputs != [name for name in OUTPUTS if name in outputs]:
+        raise ValueError(f"not a plan: outputs {reprlib.repr(outputs)}")
+    if type(transposed) is not bool:
+        raise ValueError(f"transposed must be true or false, got {reprlib.repr(transposed)}")
+    free = {name: record[name] for name in FREE}
+    _check_free(free)
+    if free["out_w"] == free["block_w"]:
+        free["out_w"] = None
+    shape = free.pop("planes"), free.pop("block_h"), free.pop("block_w")
+    config = tile(problem.transposed if transposed else problem, shape, **free)
     return Launch(config, transposed=transposed, **dict.fromkeys(outputs, True))
 
 
+def _check_free(fields: dict[str, Any]) -> None:
+    """Refuse what no kernel takes for the free fields. ``True`` and 1.0 are no numbers here."""
+    for name in (*POWERS_OF_TWO, *COUNTS):
+        value, most = fields[name], POWERS_OF_TWO.get(name) or COUNTS[name]
+        whole = type(value) is int
+        if name in POWERS_OF_TWO and not (whole and value > 0 and value & (value - 1) == 0):
+            raise ValueError(f"{name} must be a power of two, got {reprlib.repr(value)}")
+        if not whole or (most and not 1 <= value <= most):
+            wanted = f"1 to {most}" if most else "an integer"
+            raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+    if fields["precision"] not in ("tf32x3", "bf16x6", "ieee"):
+        precision = reprlib.repr(fields["precision"])
+        raise ValueError(f"precision {precision} loses the accuracy of float32")
+
+
 def check(plan: Plan, problem: Problem) -> None:
-    """Refuse what the kernels cannot run, or what leaves an output unwritten.
+    """Refuse what the kernels cannot run, and prove that each output is written, once.
 
     Raises:
         ValueError: says what is wrong.
@@ -218,20 +259,46 @@ def check(plan: Plan, problem: Problem) -> None:
         raise ValueError(f"{problem.op} writes {problem.outputs}, the plan {tuple(written)}")
     for launch in plan:
         cfg, own = launch.config, launch.problem(problem)
-        for name in ("planes", "block_h", "block_w", "out_w", "num_warps"):
-            value = getattr(cfg, name)
-            if not isinstance(value, int) or value < 1 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, got {value!r}")
+        _check_free({name: getattr(cfg, name) for name in FREE})
         if min(cfg.block_h, cfg.block_w, cfg.out_w) < 16:
             raise ValueError("matrix products take blocks of 16 and more")
-        if not 1 <= cfg.segments <= max(1, -(-own.h // cfg.block_h)):
-            raise ValueError(f"{cfg.segments} segments of {-(-own.h // cfg.block_h)} row blocks")
-        for name, most in (("num_stages", 8), ("programs_per_sm", 64), ("num_warps", 32)):
-            if not 1 <= getattr(cfg, name) <= most:
-                raise ValueError(f"{name} must be 1 to {most}, got {getattr(cfg, name)!r}")
-        if cfg.precision not in ("tf32x3", "bf16x6", "ieee"):
-            raise ValueError(f"precision {cfg.precision!r} loses the accuracy of float32")
+        if not launch.outputs:  # taken for a blur, it would write the map
+            raise ValueError("a launch writes nothing")
         if launch.da and not launch.transposed and cfg.out_w != cfg.block_w:
             raise ValueError("∂F/∂a needs whole windows; transposed it is ∂F/∂b")
         if launch.transposed and (launch.dz or launch.db):
             raise ValueError("a transposed launch writes ∂F/∂a alone")
+        _check_rows(cfg, own)
+        _check_columns(cfg, own)
+
+
+def _check_rows(cfg: Config, problem: Problem) -> None:
+    """Each block of rows in one segment: between 1 and as many as there are blocks, none is empty
+    and they follow each other; and a block finds all it reads in itself and its neighbours."""
+    blocks = -(-problem.h // cfg.block_h)
+    if not 1 <= cfg.segments <= blocks:
+        raise ValueError(f"{cfg.segments} segments of {blocks} row blocks")
+    if blocks > 1 and cfg.block_h < problem.radius:
+        raise ValueError(f"a block of {cfg.block_h} rows holds no halo of {problem.radius}")
+
+
+def _check_columns(cfg: Config, problem: Problem) -> None:
+    """Each column in one strip, with all it needs among the columns that the strip reads. A strip
+    begins where the last one ends; and from strip to strip all grows evenly, but at the borders of
+    the map, so that two strips at each end speak for all."""
+    w, radius, wraps = problem.w, problem.radius, problem.border == "circular" and cfg.strips > 1
+    if cfg.strips < 1 or cfg.columns(w, cfg.strips - 1)[2] != w:
+        raise ValueError(f"{cfg.strips} strips of {cfg.out_w} columns do not cover {w}")
+    for strip in sorted(x for x in {0, 1, cfg.strips - 2, cfg.strips - 1} if 0 <= x < cfg.strips):
+        first, start, end = cfg.columns(w, strip)
+        computed = start if cfg.out_w < cfg.block_w else first
+        if not computed <= start < end <= computed + cfg.out_w:
+            raise ValueError(f"strip {strip} cannot write columns {start} to {end}")
+        # past a border lies what is folded back inside; a resident map is read whole
+        low, high = start - radius, end + radius
+        if not wraps:
+            low, high = max(low, 0), min(high, w)
+        if not first <= low < high <= first + cfg.block_w:
+            raise ValueError(
+                f"strip {strip} reads {cfg.block_w} columns from {first}, and needs {low} to {high}"
+            )

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from akm_triton._version import __version__
-from akm_triton.files import replace_text, slug
+from akm_triton.files import SCRATCH_SUFFIX, replace_text, slug
 from akm_triton.launch.device import Device
 
 try:
@@ -34,14 +35,22 @@ KERNELS = Path(__file__).parent.parent / "backend"
 
 Entries = dict[str, dict[str, Any]]
 """Problem.key → {"plan", "seconds", "rule_seconds", "clock"}."""
+Stamp = tuple[int, ...]
 
 
 def folder() -> Path:
-    """Where the cache is: ``AKM_CACHE_DIR``, else ``akm_triton`` in the user's cache folder."""
+    """Where the cache is: ``AKM_CACHE_DIR``, else ``akm_triton`` in the user's cache folder.
+
+    Raises:
+        OSError: there is none, as for a user of a container who has no home.
+    """
     named = os.environ.get("AKM_CACHE_DIR")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akm_triton"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akm_triton"
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 @functools.cache
@@ -49,7 +58,9 @@ def kernel_hash(folder: Path = KERNELS) -> str:
     """Of the syntax of every file that holds a Triton kernel: comments, docstrings and layout do
     not count, for they change no machine code."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".py":
+            continue
         tree = ast.parse(path.read_text("utf-8"))
         if any(isinstance(node, ast.FunctionDef) and _is_kernel(node) for node in tree.body):
             digest.update(_syntax(tree).encode())
@@ -88,65 +99,152 @@ def environment(device: Device) -> dict[str, Any]:
     }
 
 
+# The names of what is ours: plans; beside them a lock, files set aside, and scratch files that a
+# killed writer left.
+_PLANS = r"akm-triton-[a-z0-9-]*-[0-9a-f]{12}"
+_OURS = re.compile(
+    rf"{_PLANS}\.json|{_PLANS}\.lock|{_PLANS}\.json\.unreadable-\d+|\.{_PLANS}\.json{SCRATCH_SUFFIX}"
+)
+
+
 def path_of(device: Device) -> Path:
     env = environment(device)
     digest = hashlib.sha256(json.dumps(env, sort_keys=True).encode()).hexdigest()[:12]
-    return folder() / f"{slug(device.name)}-{digest}.json"
+    return folder() / f"akm-triton-{slug(device.name)[:48]}-{digest}.json"
+
+
+def stamp(device: Device) -> Stamp:
+    """Another number each time that the cache of this environment is written."""
+    try:
+        found = path_of(device).stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def read(device: Device) -> Entries:
-    """What the cache holds for this environment; a file that is no such thing is set aside."""
-    path = path_of(device)
-    try:
-        text = path.read_text("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    """What the cache holds for this environment; a file that is no such thing is set aside. Nothing
+    where it cannot be read, with a warning if there is something that was to be read."""
+    path = _path_or_warning(device)
+    if path is None:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        return _set_aside(path, error)
+    env = environment(device)
     try:
-        return _entries(json.loads(text), environment(device))
-    except ValueError as error:
-        return _set_aside(path, error)
+        return _entries(path, env)
+    except OSError as error:
+        if _may_be_there(path):
+            warn_once(f"the tuning cache {path} cannot be read ({error}); the rule plans launches")
+        return {}
+    except (ValueError, RecursionError) as error:
+        try:
+            with _lock(path):  # another process may have written a good one meanwhile
+                return _entries_or_set_aside(path, env)
+        except OSError:
+            warn_once(
+                f"{path} is no tuning cache ({error}); left where it is. The rule plans launches"
+            )
+            return {}
 
 
-def _entries(record: Any, env: dict[str, Any]) -> Entries:
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ValueError(f"not a tuning cache of format {FORMAT}")
-    if record.get("environment") != env:
-        raise ValueError(f"of another environment: {record.get('environment')}")
-    entries = record.get("entries")
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-        raise ValueError("no entries")
-    return entries
-
-
-def _set_aside(path: Path, error: Exception) -> Entries:
-    aside = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
-    outcome = f"set aside as {aside.name}"
+def _may_be_there(path: Path) -> bool:
+    """Whether there was something to be read: not where nothing is, or nothing can be seen. Asked
+    without opening it, for a process may have no more files to open."""
     try:
-        os.replace(path, aside)
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
     except OSError:
-        outcome = "left where it is"
-    warnings.warn(
-        f"the tuning cache {path} cannot be read ({error}); {outcome}. The rule "
-        "plans launches until they are tuned again",
-        stacklevel=2,
-    )
-    return {}
+        pass
+    return True
+
+
+def _path_or_warning(device: Device) -> Path | None:
+    try:
+        return path_of(device)
+    except OSError as error:
+        warn_once(
+            f"there is no tuning cache ({error}), the rule plans launches. AKM_CACHE_DIR may name "
+            "a folder for one"
+        )
+        return None
+
+
+def _entries_or_set_aside(path: Path, env: dict[str, Any]) -> Entries:
+    """The file's entries; under the lock, a file that was read and has none is renamed."""
+    try:
+        return _entries(path, env)
+    except (ValueError, RecursionError) as error:
+        aside = path.with_name(f"{path.name}.unreadable-{time.time_ns()}")
+        os.replace(path, aside)
+        warn_once(
+            f"{path} is no tuning cache ({error}); set aside as {aside.name}. The rule plans "
+            "launches until they are tuned again"
+        )
+        return {}
+
+
+def _entries(path: Path, env: dict[str, Any]) -> Entries:
+    """What ``write`` wrote for this environment.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, RecursionError: it is something else.
+    """
+    record = _record(path)
+    if record["environment"] != env:
+        raise ValueError(f"of another environment: {record['environment']}")
+    return _sound(path, record)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = json.loads(path.read_text("utf-8"))
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"not a file of plans of format {FORMAT}")
+    for name in ("environment", "entries"):
+        if not isinstance(record.get(name), dict):
+            raise ValueError(f"no {name}")
+    return record
+
+
+def _sound(path: Path, record: dict[str, Any]) -> Entries:
+    """The entries that have the form of one. Whether their plans are any, ``from_json`` says."""
+    found: Entries = record["entries"]
+    sound = {k: entry for k, entry in found.items() if isinstance(entry, dict) and not _deep(entry)}
+    if damaged := sorted(found.keys() - sound.keys()):
+        warn_once(f"{len(damaged)} damaged entries of {path} are passed over: {damaged!r:.300}")
+    return sound
+
+
+def _deep(value: Any, levels: int = 4) -> bool:
+    """Whether lists and dicts nest deeper than those of an entry: entry, plan, launch, outputs."""
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _deep(x, levels - 1) for x in within)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Each in a process, whatever the filters."""
+    warnings.warn(message, stacklevel=3)
 
 
 def add(device: Device, entries: Entries) -> bool:
-    """Commit entries to the cache; False, with a warning, where it cannot be written."""
-    path = path_of(device)
+    """Commit entries to the cache; False, with a warning, where it cannot be read and written."""
+    path = _path_or_warning(device)
+    if path is None:
+        return False
+    env = environment(device)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            write(path, environment(device), {**read(device), **entries})
+            try:
+                before = _entries_or_set_aside(path, env)
+            except FileNotFoundError:
+                before = {}
+            write(path, env, {**before, **entries})
     except OSError as error:
-        warnings.warn(
+        warn_once(
             f"the tuning cache {path} cannot be written ({error}); only this process will use "
-            "what was tuned. Set AKM_CACHE_DIR to a folder that can be written",
-            stacklevel=2,
+            "what was tuned. Set AKM_CACHE_DIR to a folder that can be written"
         )
         return False
     return True
@@ -165,19 +263,32 @@ def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> Non
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One writer at a time. The system releases the lock of a process that dies."""
-    with open(path.with_suffix(".lock"), "a") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    lock = path.with_suffix(".lock")
+    while True:
+        with open(lock, "a") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not _is_at(file.fileno(), lock):  # ``clear`` removed it meanwhile
+                    continue
+            yield
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def clear() -> int:
-    """Remove every file of plans from the cache; returns how many there were."""
-    cache = folder()
-    count = 0
-    for path in sorted(cache.glob("*.json*")) + sorted(cache.glob(".*.json.*")):
-        path.unlink(missing_ok=True)
-        count += path.suffix == ".json"
+    """Remove what this package has written into the cache, and nothing else that lies there;
+    returns how many files of plans there were."""
+    cache, count = folder(), 0
+    for path in sorted(cache.glob("*")):
+        if _OURS.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
+            path.unlink(missing_ok=True)
+            count += path.suffix == ".json"
     return count
 
 
@@ -185,11 +296,12 @@ def shipped(device: Device, root: Path = SHIPPED) -> Entries:
     """The entries shipped for this device, empty where there are none for these kernels."""
     path = root / f"{slug(device.name)}.json"
     try:
-        record = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        record = _record(path)
+        env = record["environment"]
+        if (env.get("device"), env.get("kernels")) != (device.name, kernel_hash()):
+            return {}
+        return _sound(path, record)
+    except (OSError, ValueError, RecursionError) as error:
+        if _may_be_there(path):
+            warn_once(f"the shipped plans in {path} are passed over: {error}")
         return {}
-    env = record["environment"]
-    if (env["device"], env["kernels"]) != (device.name, kernel_hash()):
-        return {}
-    entries: Entries = record["entries"]
-    return entries

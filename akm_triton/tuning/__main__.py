@@ -1,5 +1,5 @@
 """What is launched for maps of a shape, and why: ``python -m akm_triton.tuning show N C H W``;
-``python -m akm_triton.tuning clear`` empties the user's cache."""
+``python -m akm_triton.tuning clear`` removes what tuning wrote into the user's cache."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"a shape of positive numbers, and a radius of 1 to {MAX_RADIUS}")
     n, c, h, w = args.shape
     device = _device()
-    print(f"cache: {store.path_of(device)}")
+    try:
+        print(f"cache: {store.path_of(device)}")
+    except OSError as error:
+        print(f"no cache: {error}")
     for op in args.op:
         problem = Problem(
             op, n, c, h, w, args.max_radius, args.border, 4 if args.dtype == "float32" else 2,
@@ -58,8 +61,9 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         print(f"\n{problem.key}: from {ORIGINS[chosen.origin]}")
         entry = choice.cached(device).get(problem.key)
         if chosen.origin == "cache" and entry:
-            mine, rules = 1e6 * entry["seconds"], 1e6 * entry["rule_seconds"]
-            print(f"  {mine:.1f} µs measured, {rules:.1f} µs by the rule")
+            mine, rules = entry.get("seconds"), entry.get("rule_seconds")
+            if isinstance(mine, float) and isinstance(rules, float):
+                print(f"  {1e6 * mine:.1f} µs measured, {1e6 * rules:.1f} µs by the rule")
         model = cost(chosen.plan, problem, device)
         print(f"  the model says {1e6 * model.seconds:.1f} µs, {model.dram_bytes / 1e6:.1f} MB")
         for launch, numbers in zip(chosen.plan, to_json(chosen.plan), strict=True):
@@ -71,7 +75,10 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _clear(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    print(f"{store.clear()} files removed from {store.folder()}")
+    try:
+        print(f"{store.clear()} files removed from {store.folder()}")
+    except OSError as error:
+        parser.error(f"the cache cannot be emptied: {error}")
 
 
 if __name__ == "__main__":

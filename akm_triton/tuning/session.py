@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from akm_triton.functional import warmup
 from akm_triton.launch import choice
-from akm_triton.launch.device import Device, describe
+from akm_triton.launch.device import Device
 from akm_triton.launch.problem import Problem
 from akm_triton.tracing import in_backward
 
@@ -126,15 +126,15 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _tune(
-    launched: dict[Problem, Device], seconds: float, again: bool, verbose: bool
+    launched: dict[Problem, torch.device], seconds: float, again: bool, verbose: bool
 ) -> list[Tuned]:
+    """Measured where they were launched, which of several equal GPUs is the one in use."""
     from akm_triton.tuning import tuner
 
-    torch_devices = {describe(x): x for x in _devices()}
     results: list[Tuned] = []
-    for device, torch_device in torch_devices.items():
-        problems = [p for p, d in launched.items() if d == device]
-        bar = _bar(len(problems)) if verbose and problems else None
+    for torch_device in dict.fromkeys(launched.values()):
+        problems = [p for p, where in launched.items() if where == torch_device]
+        bar = _bar(len(problems)) if verbose else None
 
         def report(tuned: Tuned, bar: Any = bar) -> None:
             if bar is not None:
@@ -147,11 +147,6 @@ def _tune(
     if verbose:
         print(render(results))
     return results
-
-
-def _devices() -> list[torch.device]:
-    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    return [*gpus, torch.device("cpu")]
 
 
 def _bar(total: int) -> Any:
@@ -217,11 +212,17 @@ def is_busy() -> bool:
 
 
 _waiting: dict[Problem, Device] = {}
+_failed: set[tuple[Device, str]] = set()
+"""What this process could not tune, by key: it is not tried again."""
 
 
 def autotune(problem: Problem, device: Device, torch_device: torch.device, tracing: bool) -> None:
-    """Tune the problem where the cache lacks it, and with it all that had to wait until now."""
-    if problem.key not in choice.cached(device):
+    """Tune the problem where the cache lacks it, and with it all that had to wait until now.
+
+    Under torch.distributed the first process of a machine tunes what it meets itself. The others
+    wait for nothing, since it may never meet what they do: they look into its file and go on.
+    """
+    if not _is_settled(problem, device):
         _waiting[problem] = device
     if not _waiting or tracing or is_busy():
         return
@@ -230,7 +231,18 @@ def autotune(problem: Problem, device: Device, torch_device: torch.device, traci
     ready = {p: d for p, d in _waiting.items() if d == device}
     for p in ready:
         del _waiting[p]
+    if not tuner.leads():
+        choice.reload(device)
+        return
     tuner.tune(ready, torch_device, seconds=autotune_seconds())
+    _failed.update((device, p.key) for p in ready if not _is_settled(p, device))
+
+
+def _is_settled(problem: Problem, device: Device) -> bool:
+    """Whether there is nothing left to try for it."""
+    if choice.choose(problem, device).origin == "cache":
+        return True
+    return bool(_failed) and (device, problem.key) in _failed
 
 
 if autotune_is_on():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from akm_triton.backend import triton as triton_backend
-from akm_triton.launch import choice, store
+from akm_triton.launch import choice
 from akm_triton.launch.device import Device, describe
 from akm_triton.launch.plan import Plan, to_json
 from akm_triton.launch.problem import Problem
@@ -155,18 +155,20 @@ def tune(
     """Tune what the cache does not hold, or all of it ``again``, and keep each result at once.
 
     Under torch.distributed the first process of a machine tunes and the others wait for its file.
+    What fails keeps the rule's plan, with a warning.
     """
     device = describe(torch_device)
-    wanted = {p.key: p for p in problems if again or p.key not in choice.cached(device)}
-    if not _leads():
-        _wait(list(wanted), device, 60 + 2 * seconds * len(wanted))
+    wanted = {p.key: p for p in problems if again or choice.choose(p, device).origin != "cache"}
+    if not leads():
+        _wait(list(wanted), device, 60 + 2 * seconds)
         return []
     results = []
     for problem in wanted.values():
         try:
             tuned = tune_problem(problem, torch_device, seconds=seconds, clock=clock)
-        except (RuntimeError, torch.OutOfMemoryError) as error:
-            warnings.warn(f"{problem.key} keeps the rule's plan: {error}", stacklevel=2)
+        except Exception as error:  # compilers and drivers raise all kinds
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f"{problem.key} keeps the rule's plan: {reason}", stacklevel=2)
             continue
         choice.commit(device, {problem.key: tuned.entry()})
         results.append(tuned)
@@ -174,7 +176,8 @@ def tune(
     return results
 
 
-def _leads() -> bool:
+def leads() -> bool:
+    """Whether this is the first process of its machine."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return True
     rank = os.environ.get("LOCAL_RANK")
@@ -182,15 +185,21 @@ def _leads() -> bool:
 
 
 def _wait(keys: list[str], device: Device, seconds: float) -> None:
-    """Until another process has committed all of them, anew where there are some already."""
-    stop = time.monotonic() + seconds
+    """Until another process has committed all of them, anew where there are some already; or none
+    of them for so many seconds."""
     before = {key: choice.cached(device).get(key) for key in keys}
-    while missing := [key for key in keys if choice.reload(device).get(key) == before[key]]:
-        if time.monotonic() > stop:
+    missing, stop = keys, time.monotonic() + seconds
+    while missing:
+        found = choice.reload(device)
+        still = [key for key in missing if found.get(key) == before[key]]
+        if len(still) < len(missing):
+            stop = time.monotonic() + seconds
+        elif time.monotonic() > stop:
             warnings.warn(
                 f"{len(missing)} problems were not tuned by the first process in {seconds:.0f} s, "
-                f"or not in {store.folder()}; the rule serves here",
+                "or not in the cache that this process reads; the rule serves here",
                 stacklevel=2,
             )
             return
+        missing = still
         time.sleep(0.1)

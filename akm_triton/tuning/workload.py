@@ -45,7 +45,8 @@ class Workload:
         along = torch.randn(k.shape, generator=draw, device=device) * k
         self.taps: Any = (0.7 * k, k, along, k) if problem.pair else (0.7 * k, k)
 
-    def run(self, plan: Plan, turn: int = 0) -> tuple[Tensor, ...]:
+    def run(self, plan: Plan | None = None, turn: int = 0) -> tuple[Tensor, ...]:
+        """The results by this plan, or by the one that is launched by default."""
         z, g, p = self.z[turn % self.copies], self.g[turn % self.copies], self.problem
         if p.op == "tap_grads":
             return (triton_backend.tap_grads(g, z, *self.taps, p.border, plan),)

@@ -82,7 +82,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--task", default="glyphs-5way-1shot", help="how the result files begin")
     parser.add_argument("--results", type=Path, default=results.ROOT)
     options = parser.parse_args(argv)
-    runs = results.every(f"fewshot/{options.task}-*", options.results)
+    try:
+        runs = results.every(f"fewshot/{options.task}-*", options.results)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     if not runs:
         raise SystemExit(f"no result of {options.task!r} in {options.results}")
     print(table(runs))

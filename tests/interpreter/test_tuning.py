@@ -15,7 +15,7 @@ import akm_triton as akm
 from akm_triton.backend import triton as triton_backend
 from akm_triton.launch import choice, store
 from akm_triton.launch.device import describe
-from akm_triton.launch.plan import Launch, Plan, tile
+from akm_triton.launch.plan import Launch, Plan, tile, to_json
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 from akm_triton.tuning import session, tuner
@@ -103,6 +103,15 @@ def test_one_that_fails_is_recorded_and_skipped(monkeypatch: pytest.MonkeyPatch)
 def test_without_time_the_rule_stays() -> None:
     found = tuned(seconds=1e-9)
     assert len(found.trials) == 1 and found.plan == rule(BLUR, DEVICE)
+
+
+def test_without_a_plan_the_default_runs() -> None:
+    work = Workload(BLUR, CPU)
+    choice.commit(DEVICE, {BLUR.key: {"plan": to_json(FAST)}})
+    with choice.record() as launched:
+        (y,) = work.run()
+    assert launched == {BLUR: CPU}
+    assert torch.equal(y, work.run(FAST)[0])
 
 
 def test_nan_is_wrong() -> None:
@@ -200,6 +209,7 @@ def autotuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(tuner, "tune_problem", logged(log))
     monkeypatch.setattr(choice, "observers", [session.autotune])
     monkeypatch.setattr(session, "_waiting", {})
+    monkeypatch.setattr(session, "_failed", set())
     monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", "0.01")
     return log
 
@@ -227,6 +237,78 @@ def test_autotune_waits_for_the_end_of_a_trace(autotuned: list[str]) -> None:
     assert len(autotuned) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), MemoryError(), AssertionError("no"), OSError(28, "")],
+    ids=repr,
+)  # fmt: skip
+def test_what_fails_is_tried_once(
+    error: Exception, autotuned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(problem: Problem, *_: Any, **__: Any) -> tuner.Tuned:
+        autotuned.append(problem.key)
+        raise error
+
+    works, r = tuner.tune_problem, torch.ones(2)
+    monkeypatch.setattr(tuner, "tune_problem", fails)
+    with pytest.warns(UserWarning, match="keeps the rule's plan"):
+        akm.gaussian_blur(torch.randn(3, 2, 7, 6), r, max_radius=2)
+    for batch in (3, 4, 3):  # of one key; a second warning would be an error
+        z = torch.randn(batch, 2, 7, 6)
+        y = akm.gaussian_blur(z, r, max_radius=2)
+    torch.testing.assert_close(y, akm.gaussian_blur(z, r, max_radius=2, backend="torch"))
+    assert len(autotuned) == 1
+    monkeypatch.setattr(tuner, "tune_problem", works)
+    akm.gaussian_blur(torch.randn(1, 2, 7, 6), r, max_radius=2)  # another problem is tried
+    assert len(autotuned) == 2
+
+
+def test_a_damaged_entry_is_tuned_anew(autotuned: list[str]) -> None:
+    key = Problem("blur", 1, 2, 7, 6, 2, "symmetric", 4, False).key
+    store.add(DEVICE, {key: {"plan": None}})
+    with pytest.warns(UserWarning, match="passed over"):
+        akm.gaussian_blur(torch.randn(1, 2, 7, 6), torch.ones(2), max_radius=2)
+    assert autotuned == [key]
+    choice.forget()
+    akm.gaussian_blur(torch.randn(1, 2, 7, 6), torch.ones(2), max_radius=2)
+    assert autotuned == [key]
+
+
+def _blur(channels: int) -> str:
+    """Blur maps of so many channels; returns where the plan came from."""
+    akm.gaussian_blur(torch.randn(1, channels, 6, 5), torch.tensor(1.0), max_radius=2)
+    problem = Problem("blur", 1, channels, 6, 5, 2, "symmetric", 4, False)
+    return choice.choose(problem, DEVICE).origin
+
+
+def _each_its_own(rank: int, folder: str, log: str) -> None:
+    """The first process meets maps of 1 and 2 channels, the other those of 3 and then 2."""
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("waits")
+
+    tuner.time.sleep = sleep
+    mine: list[str] = []
+    tuner.tune_problem = logged(mine)
+    choice.observers.append(session.autotune)
+    origins = [_blur(3), _blur(2)] if rank else []
+    torch.distributed.barrier()
+    if rank == 0:
+        origins = [_blur(1), _blur(2)]
+    torch.distributed.barrier()
+    origins.append(_blur(2))
+    torch.save((len(mine), origins), f"{log}.{rank}")
+
+
+def test_no_process_waits_for_what_the_first_may_never_meet(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AKM_AUTOTUNE_SECONDS", "0.01")
+    in_two_processes(_each_its_own, str(cache), str(tmp_path / "log"))
+    first, second = (torch.load(tmp_path / f"log.{i}") for i in (0, 1))
+    assert first == (2, ["cache", "cache", "cache"])
+    assert second == (0, ["rule", "rule", "cache"])
+
+
 def _both(rank: int, folder: str, log: str) -> None:
     mine: list[str] = []
     tuner.tune_problem = logged(mine)
@@ -246,6 +328,21 @@ def test_one_process_tunes_and_the_other_waits_for_its_file(tmp_path: Path, cach
 def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(UserWarning, match="1 problems were not tuned by the first process"):
         tuner._wait(["none"], DEVICE, 0.2)
+
+
+def test_waiting_begins_anew_with_each_sign_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, keys = [0], [f"key {i}" for i in range(5)]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 4
+        if now[0] % 8 == 0 and now[0] < 40:  # the last one never comes
+            store.add(DEVICE, {keys[now[0] // 8 - 1]: {"plan": []}})
+
+    monkeypatch.setattr(tuner.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tuner.time, "sleep", sleep)
+    with pytest.warns(UserWarning, match="1 problems were not tuned by the first process in 10 s"):
+        tuner._wait(keys, DEVICE, 10)
+    assert now[0] == 44  # 32 and more than 10
 
 
 def test_the_table_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
