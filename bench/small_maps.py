@@ -80,7 +80,7 @@ def _point(
     programs = cfg.programs(c) * cfg.splits(problem, device)
     sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
     makers: dict[str, Callable[[int], timing.Call]] = {
-        providers.OURS.name: lambda turn: lambda: work.run(plan, turn),
+        providers.OURS.name: lambda turn: lambda: work.run(turn=turn),
         "identity": lambda turn: lambda: identity(work, programs, turn),
     }
     if op == "blur":  # a rival's gradient is not one call that a graph could hold
