@@ -36,9 +36,10 @@ def average_gradients(parameters: Iterable[nn.Parameter], tasks: int = 1) -> Non
     .. math:: \mathrm{grad} = \sum_i n_i \, \mathrm{grad}_i \,/\, \sum_i n_i
 
     Each process takes its own tasks. The result is the gradient that one process with all tasks
-    would have, even if the numbers of tasks differ. Takes one collective for each dtype and device,
-    and does nothing without a process group. A parameter that has a gradient on no process gets
-    none; where only some processes have one, the others count as zero.
+    would have, even if the numbers of tasks differ; half precision is summed in float32. Takes one
+    collective for each dtype and device, and does nothing without a process group. A parameter that
+    has a gradient on no process gets none; where only some processes have one, the others count as
+    zero.
 
     Args:
         parameters: the same on every process, in the same order.
@@ -62,15 +63,16 @@ def average_gradients(parameters: Iterable[nn.Parameter], tasks: int = 1) -> Non
         if p.requires_grad:
             groups.setdefault((p.dtype, p.device), []).append(p)
     for (dtype, device), group in groups.items():
-        has_grad = torch.tensor([p.grad is not None for p in group], dtype=dtype, device=device)
-        count = torch.tensor([float(tasks)], dtype=dtype, device=device)
+        wide = torch.promote_types(dtype, torch.float32)  # 32 times 3000 overflows in float16
+        has_grad = torch.tensor([p.grad is not None for p in group], dtype=wide, device=device)
+        count = torch.tensor([float(tasks)], dtype=wide, device=device)
         grads = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in group]
-        packed = torch.cat([*(tasks * g for g in grads), has_grad, count])
+        packed = torch.cat([*(tasks * g.to(wide) for g in grads), has_grad, count])
         dist.all_reduce(packed)
         sizes = [p.numel() for p in group]
         *sums, holders, total = packed.split([*sizes, len(group), 1])
         for p, grad_sum, processes in zip(group, sums, holders.tolist(), strict=True):
-            p.grad = (grad_sum / total).reshape(p.shape) if processes else None
+            p.grad = (grad_sum / total).to(dtype).reshape(p.shape) if processes else None
 
 
 def save_checkpoint(path: str | Path, parts: dict[str, Any], **extra: Any) -> None:

@@ -65,6 +65,31 @@ def test_two_processes_are_one_with_all_tasks(parallel: str, tmp_path: Path) -> 
             torch.testing.assert_close(x, want, rtol=1e-9, atol=1e-12)
 
 
+HALVES = {torch.float16: 3000.0, torch.bfloat16: 256.0, torch.float64: 1 / 3}
+
+
+def _average(rank: int, path: str) -> None:
+    grads = []
+    for dtype, value in HALVES.items():
+        p = nn.Parameter(torch.zeros(2, dtype=dtype))
+        p.grad = torch.tensor([value, 0], dtype=dtype)
+        meta.average_gradients([p], tasks=32 + rank)  # 257 is no bfloat16
+        grads.append(p.grad)
+    p = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    p.grad = torch.tensor([float(rank)], dtype=torch.bfloat16)
+    meta.average_gradients([p], tasks=257 - 256 * rank)
+    if rank == 0:
+        torch.save([*grads, p.grad], path)
+
+
+def test_half_precision_is_averaged_in_float32(tmp_path: Path) -> None:
+    path = tmp_path / "gradients.pt"
+    in_two_processes(_average, str(path))
+    wanted = [torch.tensor([value, 0], dtype=dtype) for dtype, value in HALVES.items()]
+    wanted.append(torch.tensor([1 / 258]).bfloat16())
+    torch.testing.assert_close(torch.load(path), wanted, rtol=1e-14, atol=0)
+
+
 TRAINING = """
 import os, signal, sys, torch
 from pathlib import Path
