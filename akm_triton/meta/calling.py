@@ -9,7 +9,7 @@ A model is called by one thread at a time. A call within a call is fine.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,23 +96,33 @@ class Call:
             raise _refusal(self.model, changed) from error
 
 
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Give every module back the attributes that it has now."""
-    if torch.compiler.is_compiling():  # which cannot follow this
-        yield
-        return
+def remember(model: nn.Module) -> Callable[[], None]:
+    """A function that gives every module back the attributes that it has now."""
     kept = [
         (table, dict(table))
         for module in model.modules()
         for table in (vars(module), *_tables(module))
     ]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for table, items in kept:
             table.clear()
             table.update(items)
+
+    return put_back
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module has the attributes that it had."""
+    if torch.compiler.is_compiling():  # which cannot follow this
+        yield
+        return
+    put_back = remember(model)
+    try:
+        yield
+    finally:
+        put_back()
 
 
 def copy_with(model: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
