@@ -68,3 +68,13 @@ def average_gradients(parameters: Iterable[nn.Parameter], tasks: int = 1) -> Non
         *sums, holders, total = packed.split([*sizes, len(group), 1])
         for p, grad_sum, processes in zip(group, sums, holders.tolist(), strict=True):
             p.grad = (grad_sum / total).to(dtype).reshape(p.shape) if processes else None
+
+
+def waits_for_every_gradient() -> bool:
+    """Whether a ``DistributedDataParallel`` calls us that needs a gradient for each parameter:
+    without one it fails in its next forward, or averages none with ``static_graph``."""
+    if not (dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()):
+        return False
+    ask = getattr(nn.parallel.DistributedDataParallel, "_get_active_ddp_module", None)
+    wrapper = ask() if ask else None
+    return wrapper is not None and (wrapper.static_graph or not wrapper.find_unused_parameters)

@@ -59,6 +59,36 @@ def test_two_processes_are_one_with_all_tasks(parallel: str, tmp_path: Path) -> 
             torch.testing.assert_close(x, want, rtol=1e-9, atol=1e-12)
 
 
+def _reptile(rank: int, path: str) -> None:
+    mine = unstacked(episodes(4))[rank::2]
+    for options in ({}, {"static_graph": True}, {"find_unused_parameters": True}):
+        reptile = meta.Reptile(network(), inner_steps=2, adapt="modulation")
+        wrapped = nn.parallel.DistributedDataParallel(reptile, **options)
+        if "find_unused_parameters" in options:
+            for _ in range(2):
+                reptile.zero_grad()
+                wrapped(mine, F.cross_entropy).loss.backward()
+        else:
+            with pytest.raises(ValueError, match=r"0\.weight gets no gradient, .* find_unused_"):
+                wrapped(mine, F.cross_entropy)
+            with torch.no_grad():
+                wrapped(mine, F.cross_entropy)
+    if rank == 0:
+        torch.save({k: p.grad for k, p in reptile.model.named_parameters()}, path)
+
+
+def test_reptile_of_some_parameters_says_what_ddp_needs(tmp_path: Path) -> None:
+    path = tmp_path / "gradients.pt"
+    in_two_processes(_reptile, str(path))
+    reptile = meta.Reptile(network(), inner_steps=2, adapt="modulation")
+    reptile(episodes(4), F.cross_entropy).loss.backward()
+    found = torch.load(path)
+    assert [name for name, grad in found.items() if grad is not None] == ["0.r", "0.s"]
+    for name in ("0.r", "0.s"):
+        wanted = reptile.model.get_parameter(name).grad
+        torch.testing.assert_close(found[name], wanted, rtol=1e-9, atol=1e-12)
+
+
 HALVES = {torch.float16: 3000.0, torch.bfloat16: 256.0, torch.float64: 1 / 3}
 
 
