@@ -59,7 +59,23 @@ def test_two_processes_are_one_with_all_tasks(parallel: str, tmp_path: Path) -> 
             torch.testing.assert_close(x, want, rtol=1e-9, atol=1e-12)
 
 
-def _reptile(rank: int, path: str) -> None:
+HALVES = {torch.float16: 3000.0, torch.bfloat16: 256.0, torch.float64: 1 / 3}
+
+
+def _halves(rank: int) -> list[Any]:
+    grads = []
+    for dtype, value in HALVES.items():
+        p = nn.Parameter(torch.zeros(2, dtype=dtype))
+        p.grad = torch.tensor([value, 0], dtype=dtype)
+        meta.average_gradients([p], tasks=32 + rank)
+        grads.append(p.grad)
+    p = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    p.grad = torch.tensor([float(rank)], dtype=torch.bfloat16)
+    meta.average_gradients([p], tasks=257 - 256 * rank)  # 257 is no bfloat16
+    return [*grads, p.grad]
+
+
+def _reptile(rank: int) -> dict[str, Any]:
     mine = unstacked(episodes(4))[rank::2]
     for options in ({}, {"static_graph": True}, {"find_unused_parameters": True}):
         reptile = meta.Reptile(network(), inner_steps=2, adapt="modulation")
@@ -73,45 +89,35 @@ def _reptile(rank: int, path: str) -> None:
                 wrapped(mine, F.cross_entropy)
             with torch.no_grad():
                 wrapped(mine, F.cross_entropy)
+    return {k: p.grad for k, p in reptile.model.named_parameters()}
+
+
+def _more(rank: int, path: str) -> None:
+    found = _halves(rank), _reptile(rank)
     if rank == 0:
-        torch.save({k: p.grad for k, p in reptile.model.named_parameters()}, path)
+        torch.save(found, path)
 
 
-def test_reptile_of_some_parameters_says_what_ddp_needs(tmp_path: Path) -> None:
-    path = tmp_path / "gradients.pt"
-    in_two_processes(_reptile, str(path))
-    reptile = meta.Reptile(network(), inner_steps=2, adapt="modulation")
-    reptile(episodes(4), F.cross_entropy).loss.backward()
-    found = torch.load(path)
-    assert [name for name, grad in found.items() if grad is not None] == ["0.r", "0.s"]
-    for name in ("0.r", "0.s"):
-        wanted = reptile.model.get_parameter(name).grad
-        torch.testing.assert_close(found[name], wanted, rtol=1e-9, atol=1e-12)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("two") / "gradients.pt"
+    in_two_processes(_more, str(path))
+    return torch.load(path)
 
 
-HALVES = {torch.float16: 3000.0, torch.bfloat16: 256.0, torch.float64: 1 / 3}
-
-
-def _average(rank: int, path: str) -> None:
-    grads = []
-    for dtype, value in HALVES.items():
-        p = nn.Parameter(torch.zeros(2, dtype=dtype))
-        p.grad = torch.tensor([value, 0], dtype=dtype)
-        meta.average_gradients([p], tasks=32 + rank)  # 257 is no bfloat16
-        grads.append(p.grad)
-    p = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
-    p.grad = torch.tensor([float(rank)], dtype=torch.bfloat16)
-    meta.average_gradients([p], tasks=257 - 256 * rank)
-    if rank == 0:
-        torch.save([*grads, p.grad], path)
-
-
-def test_half_precision_is_averaged_in_float32(tmp_path: Path) -> None:
-    path = tmp_path / "gradients.pt"
-    in_two_processes(_average, str(path))
+def test_half_precision_is_averaged_in_float32(two: Any) -> None:
     wanted = [torch.tensor([value, 0], dtype=dtype) for dtype, value in HALVES.items()]
     wanted.append(torch.tensor([1 / 258]).bfloat16())
-    torch.testing.assert_close(torch.load(path), wanted, rtol=1e-14, atol=0)
+    torch.testing.assert_close(two[0], wanted, rtol=1e-14, atol=0)
+
+
+def test_reptile_of_some_parameters_says_what_ddp_needs(two: Any) -> None:
+    reptile = meta.Reptile(network(), inner_steps=2, adapt="modulation")
+    reptile(episodes(4), F.cross_entropy).loss.backward()
+    assert [name for name, grad in two[1].items() if grad is not None] == ["0.r", "0.s"]
+    for name in ("0.r", "0.s"):
+        wanted = reptile.model.get_parameter(name).grad
+        torch.testing.assert_close(two[1][name], wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_a_number_of_tasks_is_a_natural_number() -> None:
