@@ -58,8 +58,6 @@ class Call:
         stand_ins: dict[Any, Tensor | None] = {self.own[k]: p for k, p in parameters.items()}
         stand_ins |= {buffer: self.copies[name] for name, buffer in self.buffers.items()}
         with _holding(self.model, stand_ins):
-            if torch.compiler.is_compiling():
-                return self.model(x)
             before = _members(self.model)
             versions = {name: _version(member) for name, member in before.items()}
             out = self.model(x)
@@ -173,6 +171,8 @@ def _members(model: nn.Module) -> dict[str, Any]:
 
 def _version(member: Any) -> int:
     """Counts the writes to a tensor."""
+    if torch.compiler.is_compiling():  # which knows none
+        return 0
     counts = isinstance(member, Tensor) and not member.is_inference()
     return member._version if counts else 0
 

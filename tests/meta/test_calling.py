@@ -316,6 +316,24 @@ def test_spectral_norms_are_refused_in_training_mode(
     assert_unchanged(model, before)
 
 
+def test_inside_torch_compile() -> None:
+    x, y = tasks()
+    model = Tied().double()
+    before = state(model)
+    maml = MAML(model, inner_steps=1, check=False)
+    compiled = torch.compile(maml, backend="eager", fullgraph=True)
+    found = [learner(((x, y), (x, y)), F.cross_entropy).loss for learner in (maml, compiled)]
+    torch.testing.assert_close(found[1], found[0])
+    assert_unchanged(model, before)
+    for what in ("assigned", "created", "module"):
+        name, write = WRITES[what]
+        model = Writes(write).double()
+        before = state(model)
+        with pytest.raises(ValueError, match=rf"changes {name}\."):
+            torch.compile(MAML(model), backend="eager")(((x, y), (x, y)), F.cross_entropy)
+        assert_unchanged(model, before)
+
+
 def test_models_that_cannot_be_called_so_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"model: 0\.weight has no shape yet"):
         MAML(nn.Sequential(nn.LazyLinear(2)))
