@@ -178,14 +178,19 @@ def _version(member: Any) -> int:
 
 
 def _different(before: Mapping[str, Tensor], after: Mapping[str, Tensor | None]) -> list[str]:
-    """The names of the tensors whose values differ. Reads the device once."""
+    """The names of the tensors whose bits differ. Reads the device once."""
     pairs = [(name, x, after[name]) for name, x in before.items() if x.layout is torch.strided]
-    kept = [(name, x, y) for name, x, y in pairs if y is not None]
-    flags = [((x != y) & (x == x)).any() for _, x, y in kept]  # x == x: NaN may stay
+    kept = [(name, _bits(x), _bits(y)) for name, x, y in pairs if y is not None]
+    flags = [(x != y).any() if x.shape == y.shape else torch.tensor(True) for _, x, y in kept]
     if not flags:
         return []
     found = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
     return [name for (name, *_), differs in zip(kept, found, strict=True) if differs]
+
+
+def _bits(x: Tensor) -> Tensor:
+    """To compare numbers of any type, NaN among them."""
+    return x.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
 
 
 def _writes_statistics(module: nn.Module) -> bool:

@@ -258,6 +258,25 @@ def test_attributes_are_put_back_after_the_loss_has_read_them() -> None:
     assert (model.calls, model.kept) == (0, None)
 
 
+def test_buffers_of_any_type_may_stay() -> None:
+    model = nn.Linear(IN, OUT)
+    values = torch.tensor([[1.5, -0.0], [torch.nan, torch.inf]])
+    for dtype in (torch.float8_e4m3fn, torch.bfloat16, torch.complex64, torch.bool, torch.int8):
+        model.register_buffer(str(dtype).replace(".", "_"), values.nan_to_num(0, 0).to(dtype))
+    others = {
+        "nan": values, "view": values.T, "conj": (values + 1j).conj(), "none": None,
+        "sparse": torch.eye(2).to_sparse(), "empty": torch.zeros(0), "scalar": torch.tensor(3),
+    }  # fmt: skip
+    for name, buffer in others.items():
+        model.register_buffer(name, buffer, persistent=name != "view")
+    (x, y), before = tasks(), dict(model.named_buffers())
+    MAML(model)(((x.float(), y), (x.float(), y)), F.cross_entropy)
+    adapted = MAML(model).adapt((x[0].float(), y[0]), F.cross_entropy)
+    after = dict(model.named_buffers())
+    assert all(after[name] is buffer for name, buffer in before.items())
+    assert adapted.state_dict().keys() == model.state_dict().keys()
+
+
 class Fixed(nn.BatchNorm1d):
     """Statistics that nobody updates, as in detectors."""
 
