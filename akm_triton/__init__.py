@@ -4,7 +4,7 @@ speaks."""
 from akm_triton._version import __version__
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
-from akm_triton.layers import PAPER, AKMConv2d, Modulation2d
+from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
 from akm_triton.tuning.session import tune
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "gaussian_blur",
     "gaussian_taps",
     "modulate",
+    "modulation_names",
     "tune",
     "warmup",
 ]

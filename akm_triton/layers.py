@@ -211,3 +211,25 @@ class AKMConv2d(_Modulated, nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f"{nn.Conv2d.extra_repr(self)}, {self._modulation_repr()}"
+
+
+def modulation_names(model: nn.Module) -> list[str]:
+    """The names of the parameters that hold the r and s of ``model``, in the model's order.
+
+    They are found by layer, not by name: a parametrised, pruned or weight-normalised r counts with
+    the parameters that it is computed from.
+
+    Example:
+        >>> modulation_names(nn.Sequential(AKMConv2d(1, 4, 3), nn.ReLU(), Modulation2d(4)))
+        ['0.r', '0.s', '2.r', '2.s']
+    """
+    found: set[nn.Parameter | None] = set()
+    for layer in model.modules():
+        if isinstance(layer, _Modulated):
+            parametrizations: Any = getattr(layer, "parametrizations", {})
+            for name in ("r", "s"):
+                # torch.nn.utils.prune and its older norms rename what they compute from
+                found.update(layer._parameters.get(name + end) for end in ("", "_orig", "_g", "_v"))
+                if name in parametrizations:
+                    found.update(parametrizations[name].parameters(recurse=False))
+    return [name for name, p in model.named_parameters() if p in found]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ def gather(episodes: Episodes, vectorize: bool | None) -> tuple[list[Episode], E
     The stacked form is None where the tasks have to go one by one: ``vectorize`` is False, or it is
     None and the shapes differ.
     """
-    if not hasattr(episodes, "__len__") or not hasattr(episodes, "__getitem__"):
-        raise TypeError(f"episodes must be a sequence of tasks, got {type(episodes).__name__}")
+    if not _is_sequence(episodes):
+        hint = "; give list(episodes)" if isinstance(episodes, Iterator) else ""
+        raise TypeError(f"episodes must be a sequence of tasks, got {_describe(episodes)}{hint}")
     if len(episodes) == 0:
         raise ValueError("episodes is empty; at least one task is needed")
     one_by_one = vectorize is not None and not vectorize
-    if isinstance(episodes[0][0], Tensor):
+    first = episodes[0]
+    if _is_sequence(first) and len(first) and isinstance(first[0], Tensor):
         stacked = cast(Episode, episodes)
         tasks = _unstack(stacked)
         _check_task(0, tasks[0])  # the others have the same shapes
@@ -47,8 +49,8 @@ def gather(episodes: Episodes, vectorize: bool | None) -> tuple[list[Episode], E
 
 def check_examples(name: str, examples: Examples) -> None:
     """Refuse anything but a pair of tensors with as many targets as inputs, at least one."""
-    if len(examples) != 2 or not all(isinstance(x, Tensor) for x in examples):
-        raise TypeError(f"{name} must be a pair of tensors (x, y)")
+    if not _is_pair(examples) or not all(isinstance(x, Tensor) for x in examples):
+        raise TypeError(f"{name} must be a pair of tensors (x, y), got {_describe(examples)}")
     x, y = examples
     if x.dim() == 0 or y.dim() == 0 or len(x) != len(y):
         raise ValueError(
@@ -66,8 +68,10 @@ def highest_label(sets: Iterable[Examples]) -> int | None:
 
 
 def _check_task(number: int, task: Episode) -> None:
-    if len(task) != 2:
-        raise ValueError(f"task {number} must be ((x, y), (x_query, y_query))")
+    if not _is_pair(task):
+        raise ValueError(
+            f"task {number} must be ((x, y), (x_query, y_query)), got {_describe(task)}"
+        )
     support, query = task
     check_examples(f"the support set of task {number}", support)
     check_examples(f"the query set of task {number}", query)
@@ -79,6 +83,18 @@ def _check_task(number: int, task: Episode) -> None:
             )
 
 
+def _is_sequence(x: object) -> bool:
+    return hasattr(x, "__len__") and hasattr(x, "__getitem__") and not isinstance(x, Mapping | str)
+
+
+def _is_pair(x: Any) -> bool:
+    return _is_sequence(x) and len(x) == 2
+
+
+def _describe(x: Any) -> str:
+    return f"{type(x).__name__} of {len(x)}" if hasattr(x, "__len__") else type(x).__name__
+
+
 def _describe_row(x: Tensor) -> str:
     return f"{tuple(x.shape[1:])} {str(x.dtype).removeprefix('torch.')} on {x.device}"
 
@@ -88,7 +104,7 @@ def _layout(task: Episode) -> list[object]:
 
 
 def _unstack(stacked: Episode) -> list[Episode]:
-    if [len(examples) for examples in stacked] != [2, 2]:
+    if not (_is_pair(stacked) and _is_pair(stacked[0]) and _is_pair(stacked[1])):
         raise ValueError("stacked episodes must be ((x, y), (x_query, y_query))")
     tensors = [x for examples in stacked for x in examples]
     sizes = [len(x) if isinstance(x, Tensor) and x.dim() else 0 for x in tensors]

@@ -4,7 +4,7 @@ task, or of all tasks at once."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
+from akm_triton.meta.calling import Call, Parameters, check_model, copy_with, unchanged
 from akm_triton.meta.episodes import (
     Episode,
     Episodes,
@@ -23,14 +24,15 @@ from akm_triton.meta.episodes import (
     gather,
     highest_label,
 )
-from akm_triton.meta.norms import NormGuard, VmapGradientError, check_norms
+from akm_triton.meta.norms import NormGuard, VmapGradientError
 from akm_triton.meta.options import read_flag, read_integer
 from akm_triton.meta.recompute import recomputed
 from akm_triton.meta.selection import Adapt, InnerRate, inner_rates, select_names
 
-Parameters = dict[str, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(output of the model, targets) → scalar."""
+IGNORED = -100
+"""The label that ``cross_entropy`` leaves out by default."""
 Evaluate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Any]]
 """(parameters, inputs, targets) → (loss, output of the model)."""
 
@@ -44,21 +46,11 @@ class Result:
     losses: Tensor
     """Query loss of each task after its last inner step, ``(tasks,)``, detached."""
     accuracy: Tensor
-    """Fraction of each query set that is classified correctly, ``(tasks,)``; NaN unless the model
-    outputs ``(N, classes)`` for ``(N,)`` labels."""
+    """Fraction of each query set that is classified correctly, ``(tasks,)``. Labels of −100, which
+    ``cross_entropy`` ignores, do not count. NaN where all do not, or unless the model outputs
+    ``(N, classes)`` for ``(N,)`` labels."""
     inner_losses: Tensor
     """Support loss before each inner step, ``(tasks, steps)``, detached."""
-
-
-class Adapted:
-    """A model with the adapted parameters of one task, called like the model itself. All other
-    parameters are the model's own."""
-
-    def __init__(self, model: nn.Module, parameters: Parameters) -> None:
-        self.model, self.parameters = model, parameters
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return functional_call(self.model, self.parameters, args, kwargs)
 
 
 class InnerRun(NamedTuple):
@@ -93,6 +85,7 @@ class Learner(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        check_model(model)
         self.model = model
         self.inner_steps = read_integer("inner_steps", inner_steps)
         if self.inner_steps < 1:
@@ -106,58 +99,70 @@ class Learner(nn.Module):
         self.adapted_names = select_names(model, adapt)
         self.rates = inner_rates(model, self.adapted_names, inner_lr, self.inner_steps, learn_lr)
 
-    def adapt(self, support: Examples, loss_fn: LossFunction) -> Adapted:
-        """Adapt to one new task, and return the model with the adapted parameters.
+    def adapt(self, support: Examples, loss_fn: LossFunction) -> nn.Module:
+        """Adapt to one new task, and return a copy of the model with the adapted parameters.
 
-        The result is detached: no gradient flows back to the model, and the model is unchanged.
+        The copy shares nothing with the model: whatever is done to one, the other stays as it is.
 
         Args:
             support: (x, y), one row for each example.
             loss_fn: (output, y) to a scalar.
 
         Raises:
-            ValueError: the support set is empty, or a label exceeds the number of outputs.
+            ValueError: the support set is empty, a label exceeds the number of outputs, or the
+                model's forward changes its buffers.
             FloatingPointError: a loss is not finite; the message names the inner step.
         """
         check_examples("the support set", support)
-        check_norms(self.model)
-        evaluate = self._evaluator(loss_fn, highest_label([support]) if self.check else None)
-        losses = []
-        with torch.no_grad():
-            for parameters, loss in self._inner_steps(evaluate, support):
-                adapted = Adapted(self.model, parameters)
-                losses.append(loss)
+        highest = highest_label([support]) if self.check else None
+        with torch.no_grad(), self._calls(support[0]) as call:
+            evaluate = self._evaluator(call, loss_fn, highest)
+            losses = []
+            for step in self._inner_steps(evaluate, support):
+                losses.append(step[1])
         if self.check:
             _check_finite(torch.stack(losses)[None])
-        return adapted
+        return copy_with(self.model, step[0])
 
     def _run(
         self, episodes: Episodes, loss_fn: LossFunction, query_after: Sequence[int]
     ) -> InnerRun:
         """Adapt to every task, and evaluate its query set after the steps ``query_after``. All
         results have a first axis for tasks."""
-        check_norms(self.model)
         tasks, stacked = gather(episodes, self.vectorize)
         highest = highest_label(chain(*([stacked] if stacked else tasks))) if self.check else None
-        if stacked:
-            evaluate = self._evaluator(loss_fn, highest, guard=self.order == 2)
-            try:
-                run = self._run_episode(evaluate, stacked, query_after, at_once=True)
-            except VmapGradientError as weight:
-                if self.vectorize:
-                    raise ValueError(
-                        f"vectorize=True, but the inner loop adapts {weight}: the second "
-                        "derivative of this norm is wrong under vmap. Use nn.GroupNorm; or "
-                        "vectorize=None, with which such tasks go one by one"
-                    ) from None
-                stacked = None
-        if not stacked:
-            evaluate = self._evaluator(loss_fn, highest)
-            runs = [self._run_episode(evaluate, task, query_after) for task in tasks]
-            run = tree_map(lambda *x: torch.stack(x), *runs)
+        with self._calls(tasks[0][0][0]) as call:
+            if stacked:
+                evaluate = self._evaluator(call, loss_fn, highest, at_once=True)
+                try:
+                    run = self._run_episode(evaluate, stacked, query_after, at_once=True)
+                except VmapGradientError as weight:
+                    if self.vectorize:
+                        raise ValueError(
+                            f"vectorize=True, but the inner loop adapts {weight}: the second "
+                            "derivative of this norm is wrong under vmap. Use nn.GroupNorm; or "
+                            "vectorize=None, with which such tasks go one by one"
+                        ) from None
+                    stacked = None
+            if not stacked:
+                evaluate = self._evaluator(call, loss_fn, highest)
+                runs = [self._run_episode(evaluate, task, query_after) for task in tasks]
+                run = tree_map(lambda *x: torch.stack(x), *runs)
         if self.check:
             _check_finite(run.support_losses, run.query_losses.detach())
         return run
+
+    @contextmanager
+    def _calls(self, x: Tensor) -> Iterator[Call]:
+        """The model to be called on inputs like ``x``; its buffers must be the same at the end."""
+        call = Call(self.model)
+        try:
+            yield call
+        except RuntimeError as error:
+            call.explain(error, x)
+            raise
+        if self.check:
+            call.check_values()
 
     def _run_episode(
         self, evaluate: Evaluate, episode: Episode, query_after: Sequence[int],
@@ -198,7 +203,8 @@ class Learner(nn.Module):
     def _split(self) -> tuple[Parameters, Parameters]:
         """The model's parameters: those that the inner loop adapts, and those all tasks share."""
         shared: Parameters = dict(self.model.named_parameters())
-        return {name: shared.pop(name) for name in self.adapted_names}, shared
+        # copies, because a forward under no_grad could write to them
+        return {name: shared.pop(name).clone() for name in self.adapted_names}, shared
 
     def _rates(self, k: int) -> Parameters:
         """The rate of each adapted parameter in step ``k``."""
@@ -206,24 +212,25 @@ class Learner(nn.Module):
         return {name: rate[k if len(rate) > 1 else 0] for name, rate in pairs}
 
     def _evaluator(
-        self, loss_fn: LossFunction, highest: int | None, guard: bool = False
+        self, call: Call, loss_fn: LossFunction, highest: int | None, at_once: bool = False
     ) -> Evaluate:
         """The loss as a function of parameters; labels up to ``highest`` must have an output each.
-        With ``guard``, the first call raises where ``vmap`` would differentiate a norm wrongly."""
+        Raises where ``vmap`` would differentiate a norm wrongly, if it is called ``at_once``."""
 
         def evaluate(parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Any]:
-            nonlocal guard
             watch: AbstractContextManager[Any] = nullcontext()
-            if guard:
-                watch, guard = NormGuard(self.model, parameters, self.adapted_names), False
-            with watch:
-                out = functional_call(self.model, parameters, (x,))
-            if highest is not None and _is_scores(out) and highest >= out.shape[1]:
-                raise ValueError(
-                    f"labels go up to {highest}, but the model outputs {out.shape[1]} classes; "
-                    "check=False turns this check off"
-                )
-            return loss_fn(out, y), out
+            if self.order == 2:
+                buffers = [x for x in call.copies.values() if x is not None]
+                watch = NormGuard(parameters, self.adapted_names, buffers, at_once)
+            with unchanged(self.model):  # after the loss, which may read what forward has kept
+                with watch:
+                    out = call(parameters, x)
+                if highest is not None and _is_scores(out) and highest >= out.shape[1]:
+                    raise ValueError(
+                        f"labels go up to {highest}, but the model outputs {out.shape[1]} "
+                        "classes; check=False turns this check off"
+                    )
+                return loss_fn(out, y), out
 
         return evaluate
 
@@ -250,7 +257,10 @@ def _evaluate_query(
     loss, out = evaluate({**shared, **adapted}, x, y)
     if not _is_scores(out) or y.dim() != 1 or y.is_floating_point():
         return loss, loss.detach() * torch.nan
-    return loss, (out.detach().argmax(1) == y).to(out.dtype).mean()
+    scored = y != IGNORED
+    hits = (out.detach().argmax(1) == y) & scored
+    wide = torch.promote_types(out.dtype, torch.float32)  # float16 ends at 65504
+    return loss, (hits.sum().to(wide) / scored.sum()).to(out.dtype)
 
 
 def _is_scores(out: Any) -> bool:

@@ -17,11 +17,11 @@ class MAML(Learner):
     .. math:: φ_0 = θ, \quad φ_{k+1} = φ_k - α_k ∇_φ L(φ_k; support), \quad
               \min_θ \mathrm{mean}_\mathrm{tasks} L(φ_K; query)
 
-    Works on any module, which is called by ``torch.func.functional_call`` and left unchanged,
-    except that ``result.loss.backward()`` adds to ``.grad``. Tasks of the same shapes go through it
-    all at once, by ``vmap``. With ``adapt="modulation"`` all tasks share the weights of the
-    convolutions, which therefore stay ordinary convolutions of one large batch; r and s get one
-    value for each sample.
+    Works on any module whose forward changes no parameter and no buffer. It is left as it was,
+    except that ``result.loss.backward()`` adds to ``.grad``, and is called by one thread at a time.
+    Tasks of the same shapes go through it all at once, by ``vmap``. With ``adapt="modulation"`` all
+    tasks share the weights of the convolutions, which therefore stay ordinary convolutions of one
+    large batch; r and s get one value for each sample.
 
     Args:
         model: outputs ``(N, classes)`` for labels, or whatever ``loss_fn`` takes. A model that
@@ -33,9 +33,9 @@ class MAML(Learner):
         order: 2 differentiates through the inner gradients; 1 treats them as constants (first-order
             MAML), which saves much of the memory and time.
         adapt: which parameters the inner loop adapts: ``"all"``, ``"modulation"`` (r and s of the
-            AKM layers, 2C numbers for each layer) or a predicate on parameter names. Parameters
-            that do not require a gradient at construction stay fixed. The outer loop learns all
-            others, whether adapted or not.
+            AKM layers, 2C numbers for each layer, or the parameters that they are computed from)
+            or a predicate on parameter names. Parameters that do not require a gradient at
+            construction stay fixed. The outer loop learns all others, whether adapted or not.
         learn_lr: None; ``"tensor"`` learns one rate for each parameter tensor (and each step, where
             ``inner_lr`` has one for each step); ``"element"`` one for each number (Meta-SGD). The
             rates are among ``self.parameters()``.
@@ -51,11 +51,12 @@ class MAML(Learner):
             the inner loop adapts the weight of a batch, instance or layer norm that computes its
             statistics from its input.
         check: compare the labels with the number of outputs where these are ``(N, classes)``, and
-            refuse losses that are not finite. Costs two reads from the device for each call.
+            refuse losses that are not finite. Costs two reads from the device for each call, and
+            one more if the model has buffers, whose values must be the same at the end.
 
     Normalisation: with batch statistics a query prediction depends on the other examples of the
-    query set (transductive evaluation). Running statistics would mix tasks and steps, so a model
-    that keeps them is refused in training mode. ``nn.GroupNorm`` has neither problem.
+    query set (transductive evaluation). Running statistics would mix tasks and steps, so a norm
+    that updates them is refused. ``nn.GroupNorm`` has neither problem.
 
     Source: Finn, Abbeel and Levine 2017, arXiv:1703.03400; adapting a part of the network, Raghu et
     al. 2019, arXiv:1909.09157; Meta-SGD, Li et al. 2017, arXiv:1707.09835; rates for each step and
@@ -124,7 +125,7 @@ class MAML(Learner):
         Raises:
             ValueError: there are no tasks, a set is empty, shapes do not fit, a label exceeds the
                 number of outputs, ``step_weights`` has another length than the inner loop, or the
-                model is in training mode and has running statistics.
+                model's forward changes a parameter, a buffer or a module.
             FloatingPointError: a loss is not finite; the message names the task and the inner step.
         """
         weights = self._step_weights()

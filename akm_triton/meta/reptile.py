@@ -7,6 +7,7 @@ from torch import nn
 
 from akm_triton.meta.episodes import Episodes
 from akm_triton.meta.learner import Learner, LossFunction, Result
+from akm_triton.meta.outer import waits_for_every_gradient
 from akm_triton.meta.selection import Adapt, InnerRate
 
 
@@ -19,6 +20,9 @@ class Reptile(Learner):
     as MAML's: ``torch.optim.SGD`` with rate ε gives the published update θ + ε (φ_K − θ). Only the
     parameters that the inner loop adapts are learned. The query sets are used for evaluation only:
     ``losses`` and ``accuracy`` come from them.
+
+    ``DistributedDataParallel`` needs ``find_unused_parameters=True`` where ``adapt`` leaves some
+    parameters out.
 
     Args:
         model, inner_lr, inner_steps, adapt, vectorize, check: as for ``MAML``.
@@ -57,9 +61,16 @@ class Reptile(Learner):
 
     def forward(self, episodes: Episodes, loss_fn: LossFunction) -> Result:
         """As ``MAML.forward``; ``loss`` is ½ mean ‖θ − φ_K‖², in which φ_K is a constant."""
+        theta = dict(self.model.named_parameters())
+        idle = [k for k, p in theta.items() if p.requires_grad and k not in self.adapted_names]
+        if idle and waits_for_every_gradient():
+            raise ValueError(
+                f"{idle[0]} gets no gradient, because the inner loop does not adapt it, but "
+                "DistributedDataParallel waits for one. Construct it with "
+                "find_unused_parameters=True alone, or use average_gradients in its place"
+            )
         with torch.no_grad():
             run = self._run(episodes, loss_fn, query_after=[self.inner_steps - 1])
-        theta = dict(self.model.named_parameters())
         distances = [
             (theta[name] - phi).square().reshape(len(phi), -1).sum(1)  # (tasks,)
             for name, phi in run.adapted.items()

@@ -8,19 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.layers import modulation_names
 from akm_triton.meta.options import read_numbers
 
 Adapt = str | Callable[[str], bool]
 Numbers = float | Sequence[float] | Tensor
 InnerRate = Numbers | Callable[[str], Numbers]
 LEARNED_RATES = ("tensor", "element")
-
-
-def modulation_names(model: nn.Module) -> list[str]:
-    """The names of every r and s of the model."""
-    layers = [(k, m) for k, m in model.named_modules() if isinstance(m, AKMConv2d | Modulation2d)]
-    return [f"{name}.{key}" if name else key for name, _ in layers for key in ("r", "s")]
 
 
 def select_names(model: nn.Module, adapt: Adapt) -> list[str]:
@@ -31,8 +25,7 @@ def select_names(model: nn.Module, adapt: Adapt) -> list[str]:
     elif isinstance(adapt, str) and adapt == "all":
         selected = names
     elif isinstance(adapt, str) and adapt == "modulation":
-        modulation = set(modulation_names(model))
-        selected = [name for name in names if name in modulation]
+        selected = [name for name in modulation_names(model) if name in names]
     else:
         raise ValueError(
             f"adapt must be 'all', 'modulation' or a predicate on names, got {adapt!r}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import akm_triton as akm
 from akm_triton.meta import MAML, Reptile
 from akm_triton.meta.learner import Learner
-from akm_triton.meta.selection import Adapt, modulation_names
+from akm_triton.meta.selection import Adapt
 
 LAYERS = ("akm", "frozen", "plain")
 NORMS = ("group", "batch", "none")
@@ -57,7 +57,7 @@ def learner(
 ) -> Learner:  # fmt: skip
     """The algorithm around the model; ``modulation_lr`` is the inner rate of r and s."""
     head = f"{len(model) - 1}."
-    modulation = set(modulation_names(model))
+    modulation = set(akm.modulation_names(model))
     choices: dict[str, Adapt] = {
         "all": "all",
         "modulation": "modulation",

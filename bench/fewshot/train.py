@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+import akm_triton as akm
 from akm_triton.meta import average_gradients, broadcast, load_checkpoint, save_checkpoint
 from akm_triton.meta.episodes import Episode
 from akm_triton.meta.learner import Learner
-from akm_triton.meta.selection import modulation_names
 from bench import results
 from bench.fewshot import datasets, network
 from bench.fewshot.glyphs import cache_folder
@@ -195,7 +195,7 @@ def _part(episodes: Episode, rank: int, ranks: int, device: torch.device) -> Epi
 
 
 def _groups(learner: Learner, settings: RunSettings) -> list[dict[str, Any]]:
-    modulation = {f"model.{name}" for name in modulation_names(learner.model)}
+    modulation = {f"model.{name}" for name in akm.modulation_names(learner.model)}
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     return [
         {"params": [p for name, p in named if name not in modulation]},

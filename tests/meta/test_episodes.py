@@ -36,6 +36,33 @@ def test_only_scores_of_classes_are_held_to_labels(
     assert result.accuracy.isnan().all()
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_ignored_targets_do_not_count(vectorize: bool) -> None:
+    """Scores are the inputs, so that 1, 2, 3, … of the examples are right."""
+    right = torch.eye(3).repeat(2, 1)  # 6 examples
+    labels = torch.arange(3).repeat(2)
+    y = torch.stack([labels, labels, labels])
+    y[0, 0] = 1  # five of six
+    y[1, 0], y[1, 1:4] = 1, -100  # two of three
+    y[2] = -100
+    model = nn.Linear(3, 3, bias=False)
+    nn.init.eye_(model.weight)
+    x = right.expand(3, 6, 3)
+    maml = MAML(model, inner_lr=0.0, inner_steps=1, vectorize=vectorize)
+    result = maml(((x, labels.expand(3, 6)), (x, y)), lambda out, y: out.mean())
+    wanted = torch.tensor([5 / 6, 2 / 3, torch.nan])
+    torch.testing.assert_close(result.accuracy, wanted, equal_nan=True)
+
+
+def test_accuracy_of_many_examples_in_half_precision() -> None:
+    """float16 cannot count to 70,000."""
+    model = nn.Linear(2, 2, bias=False, dtype=torch.float16)
+    nn.init.eye_(model.weight)
+    x, y = torch.eye(2, dtype=torch.float16).repeat(35000, 1), torch.arange(2).repeat(35000)
+    maml = MAML(model, inner_lr=0.0, inner_steps=1)
+    assert maml([((x, y), (x, y))], lambda out, y: out.mean()).accuracy == 1
+
+
 def test_one_task_is_not_taken_for_many() -> None:
     x = torch.linspace(-5, 5, 10)[:, None]
     episode = ((x, x.sin()), (x, x.sin()))
@@ -103,8 +130,24 @@ def test_bad_episodes_are_refused(case: str) -> None:
 
 def test_episodes_that_are_no_tasks_are_refused() -> None:
     maml = MAML(network(), inner_steps=1)
-    with pytest.raises(TypeError, match="episodes must be a sequence of tasks, got generator"):
-        maml((task for task in unstacked(episodes())), F.cross_entropy)
+    tasks = unstacked(episodes())
+    for wrong, message in (
+        ((task for task in tasks), r"got generator; give list\(episodes\)"),
+        (zip(*episodes(), strict=True), r"got zip; give list\(episodes\)"),
+        (dict(enumerate(tasks)), "got dict of 3"),
+        (None, "got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=f"episodes must be a sequence of tasks, {message}"):
+            maml(wrong, F.cross_entropy)
+    for wrong in ([(sets for sets in tasks[0])], [3], [[]]):
+        with pytest.raises(ValueError, match=r"task 0 must be \(\(x, y\), .*, got "):
+            maml(wrong, F.cross_entropy)
+    for wrong in ((x for x in tasks[0][0]), {"x": 1, "y": 2}, None):
+        message = f"must be a pair of tensors .x, y., got {type(wrong).__name__}"
+        with pytest.raises(TypeError, match=f"support set of task 0 {message}"):
+            maml([(wrong, tasks[0][1])], F.cross_entropy)
+        with pytest.raises(TypeError, match=f"support set {message}"):
+            maml.adapt(wrong, F.cross_entropy)
     support, query = episodes()
     with pytest.raises(ValueError, match=r"must be \(\(x, y\), \(x_query, y_query\)\)"):
         maml((support, query, query), F.cross_entropy)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
+import akm_triton as akm
 from akm_triton.meta import MAML, Reptile
 from akm_triton.meta.learner import Learner
 from tests.meta.tasks import (
@@ -147,3 +149,54 @@ def test_options_of_the_learner_are_given_by_name() -> None:
 def test_modulation_needs_a_layer_of_ours() -> None:
     with pytest.raises(ValueError, match="'modulation' matches no"):
         MAML(nn.Linear(2, 2), adapt="modulation")
+
+
+class Exp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
+def wrapped() -> nn.Module:
+    """r under another name first, and a layer under two."""
+    layer = akm.AKMConv2d(1, 4, 3, padding=1)
+    model = nn.Sequential(layer, akm.Modulation2d(4), layer)
+    model[1].r = layer.r
+    model.register_parameter("width", layer.r)
+    return model
+
+
+MODULATION: dict[str, tuple[Any, list[str]]] = {
+    "plain": (lambda layer: layer, ["r", "s"]),
+    "parametrised": (
+        lambda layer: parametrize.register_parametrization(layer, "r", Exp()),
+        ["s", "parametrizations.r.original"],
+    ),
+    "normed": (
+        lambda layer: parametrizations.weight_norm(layer, "s"),
+        ["r", "parametrizations.s.original0", "parametrizations.s.original1"],
+    ),
+    "pruned": (lambda layer: prune.l1_unstructured(layer, "r", 1), ["s", "r_orig"]),
+    "normed by hook": (lambda layer: weight_norm(layer, "r"), ["s", "r_g", "r_v"]),
+    "spectral norm by hook": (
+        lambda layer: spectral_norm(layer, "weight"), ["r", "s"]
+    ),
+    "compiled": (lambda layer: torch.compile(layer), ["_orig_mod.r", "_orig_mod.s"]),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", MODULATION)
+def test_modulation_is_found_by_layer(kind: str) -> None:
+    change, names = MODULATION[kind]
+    model = nn.Sequential(nn.Linear(2, 2), change(akm.AKMConv2d(1, 4, 3)))
+    names = [f"1.{name}" for name in names]
+    assert akm.modulation_names(model) == names
+    assert MAML(model, adapt="modulation").adapted_names == names
+
+
+def test_modulation_under_other_names() -> None:
+    assert akm.modulation_names(wrapped()) == ["width", "0.s", "1.s"]
+    assert akm.modulation_names(nn.Linear(2, 2)) == []
+    model = network()
+    model[0].s.requires_grad_(False)
+    assert MAML(model, adapt="modulation").adapted_names == ["0.r"]
