@@ -32,6 +32,8 @@ else:
         stacklevel=2,
     )
 
+AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
 _library = torch.library.Library("akm_triton", "DEF")
 _requires_grad = operator.attrgetter("requires_grad")
 
@@ -70,11 +72,23 @@ def define(
     torch.library.register_fake(op, fake, lib=_library)
     torch.library.register_vmap(op, functools.partial(vmap, op), lib=_library)
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+    for device in AUTOCAST_DEVICES:
+        _without_autocast(op, device)
     if not TRIED:
         return _with_public_autograd(op, count, vjp)
     _add_autograd(op, count, kernel, vjp, jvp)
     _add_decomposition(op, kernel, decomposes)
     return op
+
+
+def _without_autocast(op: Any, device: str) -> None:
+    """Have the op computed as without autocast, which may still be on when a backward calls it."""
+
+    def kernel(*args: Any) -> Any:
+        with torch.autocast(device, enabled=False):
+            return op(*args)
+
+    _library.impl(op._schema.name.partition("::")[2], kernel, f"Autocast{device.upper()}")
 
 
 def _add_autograd(

@@ -140,9 +140,7 @@ def gaussian_taps(
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
         raise TypeError(f"sigma must be a floating point Tensor, got {got}")
     truncate, max_radius = check_window(gaussian, truncate, max_radius)
-    if sigma.dtype in (torch.float16, torch.bfloat16):
-        sigma = sigma.float()
-    r = _bounded(sigma)
+    r = _widened(sigma)
     n = torch.arange(max_radius + 1, device=sigma.device)
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
@@ -155,12 +153,20 @@ def gaussian_taps(
         taps = torch.exp(-0.5 * (n / r.abs().clamp(min=1e-2)) ** 2)
     if truncate is not None:
         taps = taps * (n <= truncate * sigma.detach().abs()[..., None])
-    return taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])
+    taps = taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])
+    return taps.to(torch.promote_types(sigma.dtype, torch.float32))
 
 
-def _bounded(r: Tensor) -> Tensor:
-    """r with a last axis for taps, where r² and 1/r² are numbers: beyond, the taps are a box and
-    their derivatives underflow. An infinite σ has no taps: NaN."""
+# Where there is no float64. Elsewhere taps are computed in it: they are few, and autocast, which
+# would round the matrix products of a backward too, leaves it alone.
+_WITHOUT_FLOAT64 = ("mps", "xpu")
+
+
+def _widened(r: Tensor) -> Tensor:
+    """r with a last axis for taps, in the dtype in which they are computed, and where r² and 1/r²
+    are numbers: beyond, the taps are a box and their derivatives underflow. An infinite σ has no
+    taps: NaN."""
+    r = r.float() if r.device.type in _WITHOUT_FLOAT64 else r.double()
     most = 1e18 if r.dtype == torch.float32 else 1e150
     return (r.clamp(-most, most) + 0 * r)[..., None]
 
@@ -178,7 +184,7 @@ def tap_derivatives(
     """The taps at σ = |r| and their first three derivatives by r, each differentiable again."""
     n = torch.arange(max_radius + 1, device=r.device)
     inside = None if truncate is None else n <= truncate * r.detach().abs()[..., None]
-    r = _bounded(r)
+    dtype, r = r.dtype, _widened(r)
     t = r * r
     # p[i] = unit^i ∂^i p/∂t^i of the taps p before they are normalised; the unit grows with t, for
     # which the bare derivatives underflow
@@ -210,9 +216,10 @@ def tap_derivatives(
         rest = sum(math.comb(order, i) * k[i] * total[order - i] for i in range(order))
         k.append((p[order] - rest) / total[0])
     slope = r / unit
-    return [
+    derivatives = [
         k[0],
         2 * slope * k[1],
         2 / unit * k[1] + 4 * slope**2 * k[2],
         12 * slope / unit * k[2] + 8 * slope**3 * k[3],
     ]
+    return [x.to(dtype) for x in derivatives]

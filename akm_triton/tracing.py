@@ -60,16 +60,26 @@ def is_transformed() -> bool:
     )
 
 
+def is_batched(*tensors: Tensor) -> bool:
+    """Whether the innermost transform at work is ``torch.func.vmap``, over one of these tensors."""
+    if not TRIED or torch.compiler.is_compiling():
+        return False
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    if interpreter is None or interpreter.key() != torch._C._functorch.TransformType.Vmap:
+        return False
+    return any(torch._C._functorch.is_batchedtensor(x) for x in tensors)
+
+
 def can_skip_dispatcher(*tensors: Tensor) -> bool:
     """Whether a call on these tensors may go straight to its kernels: nothing differentiates,
-    transforms, traces or profiles it, and the tensors hold data."""
+    transforms, traces or profiles it, and the tensors hold the very numbers that they stand for."""
     if not TRIED or torch.compiler.is_compiling():
         return False
     recorded = torch.is_grad_enabled()
     for x in tensors:
         if type(x) not in _PLAIN_TYPES or (recorded and x.requires_grad):
             return False
-        if not (x.is_cuda or x.is_cpu):
+        if not (x.is_cuda or x.is_cpu) or x.is_neg() or x._is_zerotensor():
             return False
     return (
         not is_transformed()
