@@ -177,8 +177,9 @@ def _wanted(case: Case) -> Iterator[tuple[Array, Array]]:
     a = gate[..., None] * k
     for x, adjoint in ((z, False), (g, True)):
         size = plane_max(oracle.blur(abs(x), a, k, border, adjoint=adjoint))
-        # of a box the centre tap is 1 less all others
-        taps = 4 * (eps * gate + 1e-44)[..., None, None] * plane_max(abs(x))
+        # of a box the centre tap is 1 less all others; a gate may be too small for its dtype
+        taps = 4 * (eps * gate + torch.finfo(case.r.dtype).tiny)[..., None, None]
+        taps = taps * plane_max(abs(x))
         yield oracle.blur(x, a, k, border, adjoint=adjoint), unit_map * size + taps + tiny
     da, db = oracle.tap_grads(g, z, a, k, border)
     size_a, size_b = oracle.tap_grads(abs(g), abs(z), a, k, border)
