@@ -15,6 +15,7 @@ from akm_triton import ops
 from akm_triton.borders import BORDERS
 from akm_triton.gaussian import check_window
 from akm_triton.launch.problem import MAX_RADIUS
+from akm_triton.tracing import sizes
 
 _HAS_TRITON = find_spec("triton") is not None
 _UNCHANGED = contextlib.nullcontext()
@@ -35,10 +36,11 @@ def _check_map(z: Tensor) -> None:
         raise TypeError(f"z must be a Tensor, got {type(z).__name__}")
     if not z.is_floating_point() or z.element_size() < 2:
         raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
+    shape = sizes(z)
     if z.dim() not in (3, 4):
-        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(z.shape)}")
-    if 0 in z.shape[-3:]:
-        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(z.shape)}")
+        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(shape)}")
+    if 0 in shape[-3:]:
+        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(shape)}")
 
 
 def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
@@ -46,13 +48,13 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
         raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    shape = x.shape
-    if shape and shape != (1,) and shape != z.shape[-3:-2]:
-        n, c = (1, *z.shape)[-4:-2] if z.dim() == 3 else z.shape[:2]
+    shape = sizes(x)
+    if shape and shape != (1,) and shape != (of_map := sizes(z))[-3:-2]:
+        n, c = (1, *of_map)[-4:-2] if z.dim() == 3 else of_map[:2]
         if tuple(shape) != (n, c):
             raise ValueError(
                 f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
-                f"{tuple(z.shape)}, got {tuple(shape)}"
+                f"{tuple(of_map)}, got {tuple(shape)}"
             )
     if x.device != z.device:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
@@ -118,7 +120,7 @@ def _apply(
         r = (r if r.dim() else r.reshape(1)).to(dtype)
         if s is not None:
             s = (s if s.dim() else s.reshape(1)).to(dtype)
-            if r.shape != s.shape:
+            if sizes(r) != sizes(s):
                 r, s = torch.broadcast_tensors(r, s)
         batch = z if z.dim() == 4 else z[None]
         y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)

@@ -81,14 +81,38 @@ def can_skip_dispatcher(*tensors: Tensor) -> bool:
 
 @contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Tensors made here belong to no transform, no mode and no inference: any call may keep
-    them."""
+    """Tensors made here belong to no transform, no mode, no trace and no inference: any call may
+    keep them."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         if TRIED:
             stack.enter_context(_disable_current_modes())
             stack.enter_context(torch._C._DisableFuncTorch())
+            stack.enter_context(_unrecorded())
         yield
+
+
+@contextmanager
+def _unrecorded() -> Iterator[None]:
+    """``torch.jit.trace`` records nothing of what is done here."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        yield
+        return
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def sizes(x: Tensor) -> torch.Size:
+    """``x.shape`` to check. Under ``torch.jit.trace`` that holds tensors, with a warning for each
+    that is compared; this holds numbers."""
+    if not TRIED or torch.compiler.is_compiling() or torch._C._get_tracing_state() is None:
+        return x.shape
+    with _unrecorded():
+        return x.shape
 
 
 def constant_when_compiled(function: _Function) -> _Function:

@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
+from akm_triton.gaussian import _shared_rules
 from tests.capabilities import CAPABILITIES, COMPILED, OPS, SHAPE, PlainConv2d, check, op
 from tests.common import BORDERS, FAMILIES
 
@@ -254,6 +255,42 @@ def test_ahead_of_time_package(tmp_path: Path) -> None:
         x = torch.randn(n, 3, 12, 10)
         torch.testing.assert_close(run(x), model(x))
         torch.testing.assert_close(plain.module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("per", ["channel", "layer"])
+def test_jit_trace(per: str, dtype: torch.dtype) -> None:
+    """The first call of a process, too, is one that can be repeated, of any size."""
+    _shared_rules.cache_clear()
+    model = nn.Sequential(
+        akm.AKMConv2d(3, 4, 3, padding=1, max_radius=6, per=per, truncate=3.0),
+        akm.Modulation2d(4, max_radius=5, per=per),
+    ).to(dtype)
+    traced = torch.jit.trace(model, torch.randn(2, 3, 9, 8, dtype=dtype))  # warnings are errors
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -2, 2)
+    for shape in ((2, 3, 9, 8), (5, 3, 13, 7)):
+        x = torch.randn(shape, dtype=dtype)
+        y, wanted = traced(x), model(x)
+        assert torch.equal(y, wanted)
+        parameters = list(model.parameters())
+        torch.testing.assert_close(
+            torch.autograd.grad(y.square().mean(), parameters),
+            torch.autograd.grad(wanted.square().mean(), parameters),
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+def test_what_a_trace_leaves_behind_serves_others() -> None:
+    """A constant that is made inside a trace is none of its nodes."""
+    _shared_rules.cache_clear()
+    sigma = torch.rand(3)
+    torch.jit.trace(lambda sigma: akm.gaussian_taps(sigma, 4), sigma)
+    other = torch.jit.trace(lambda sigma: akm.gaussian_taps(sigma, 4), sigma)
+    assert torch.equal(other(2 * sigma), akm.gaussian_taps(2 * sigma, 4))
+    with pytest.raises(ValueError, match=re.escape("r must have shape (), (1,), (2,) or (1, 2)")):
+        torch.jit.trace(akm.modulate, (torch.randn(1, 2, 4, 4), sigma, sigma))
 
 
 CAPTURE = """
