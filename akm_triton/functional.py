@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from akm_triton import backend as backends
 from akm_triton import ops
@@ -174,6 +175,12 @@ def modulate(
         >>> torch.allclose(y, torch.full_like(y, 0.5))  # constants stay; the gate is sigmoid(0)
         True
     """
+    if has_torch_function_variadic(z, r, s):
+        y: Tensor = handle_torch_function(
+            modulate, (z, r, s), z, r, s, gaussian=gaussian, border=border, truncate=truncate,
+            max_radius=max_radius, backend=backend,
+        )  # fmt: skip
+        return y
     return _apply(z, r, s, "r", gaussian, border, truncate, max_radius, backend)
 
 
@@ -207,6 +214,12 @@ def gaussian_blur(
         >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
         (True, 1.0)
     """
+    if has_torch_function_variadic(z, sigma):
+        y: Tensor = handle_torch_function(
+            gaussian_blur, (z, sigma), z, sigma, gaussian=gaussian, border=border,
+            truncate=truncate, max_radius=max_radius, backend=backend,
+        )  # fmt: skip
+        return y
     return _apply(z, sigma, None, "sigma", gaussian, border, truncate, max_radius, backend)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from akm_triton.tracing import TRIED, constant_when_compiled, outside_transforms
 
@@ -136,6 +137,11 @@ def gaussian_taps(
         >>> round(float(taps[1, 0]), 3), round(float(taps[1, 1]), 3)
         (0.475, 0.212)
     """
+    if has_torch_function_unary(sigma):
+        overridden: Tensor = handle_torch_function(
+            gaussian_taps, (sigma,), sigma, max_radius, gaussian=gaussian, truncate=truncate
+        )
+        return overridden
     if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
         raise TypeError(f"sigma must be a floating point Tensor, got {got}")

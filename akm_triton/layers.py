@@ -127,9 +127,10 @@ class Modulation2d(_Modulated):
         self.reset_modulation()
 
     def forward(self, z: Tensor) -> Tensor:
-        shape = sizes(z)
-        if len(shape) in (3, 4) and shape[-3] != self.channels:
-            raise ValueError(f"z must have {self.channels} channels, got shape {tuple(shape)}")
+        if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
+            shape = sizes(z)
+            if len(shape) in (3, 4) and shape[-3] != self.channels:
+                raise ValueError(f"z must have {self.channels} channels, got shape {tuple(shape)}")
         return self.modulate(z)
 
     def extra_repr(self) -> str:

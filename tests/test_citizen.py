@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -69,15 +69,47 @@ class FunctionNames(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mode", [Names, FunctionNames], ids=["dispatch", "function"])
-def test_a_mode_sees_the_op(mode: Any) -> None:
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [(Names, "akm_triton.blur"), (FunctionNames, "function modulate")],
+    ids=["dispatch", "function"],
+)
+def test_a_mode_sees_the_op(mode: Any, name: str) -> None:
     # a call that nobody observes passes the dispatcher by
     z, r, s = torch.randn(2, 3, 9, 8), torch.rand(3), torch.zeros(3)
     alone = akm.modulate(z, r, s)
     with mode() as seen:
         y = akm.modulate(z, r, s)
-    assert any("akm_triton.blur" in name for name in seen.seen)
+    assert any(name in x for x in seen.seen)
     assert torch.equal(y, alone)
+
+
+class Mine(Tensor):
+    """A subclass as users write them, which hears of every function that is called on it."""
+
+    heard: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.heard.append(getattr(func, "__name__", ""))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("which", ["z", "r"])
+def test_a_subclass_overrides_the_functions(which: str) -> None:
+    given = dict(z=torch.randn(2, 3, 9, 8), r=torch.rand(3), s=torch.zeros(3))
+    options = dict(border="circular", gaussian="sampled", truncate=2.5, max_radius=4)
+    calls: dict[Any, Any] = {
+        akm.modulate: lambda z, r, s: akm.modulate(z, r, s, **options),
+        akm.gaussian_blur: lambda z, r, s: akm.gaussian_blur(z, sigma=r, **options),
+    }
+    if which == "r":
+        calls[akm.gaussian_taps] = lambda z, r, s: akm.gaussian_taps(r, 4, truncate=1.5)
+    for function, call in calls.items():
+        Mine.heard.clear()
+        y = call(**{**given, which: given[which].as_subclass(Mine)})
+        assert type(y) is Mine and function.__name__ in Mine.heard
+        assert torch.equal(y.as_subclass(Tensor), call(**given))
 
 
 def test_a_profiler_sees_the_op() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -291,6 +292,43 @@ def test_what_a_trace_leaves_behind_serves_others() -> None:
     assert torch.equal(other(2 * sigma), akm.gaussian_taps(2 * sigma, 4))
     with pytest.raises(ValueError, match=re.escape("r must have shape (), (1,), (2,) or (1, 2)")):
         torch.jit.trace(akm.modulate, (torch.randn(1, 2, 4, 4), sigma, sigma))
+
+
+def test_fx() -> None:
+    """Symbolic tracing keeps the functions whole; parameters stay those of the model."""
+    model = nn.Sequential(
+        akm.AKMConv2d(3, 4, 3, padding=1, max_radius=5, border="zeros"),
+        nn.ReLU(),
+        akm.Modulation2d(4, **akm.PAPER),
+    )
+    traced = pickle.loads(pickle.dumps(torch.fx.symbolic_trace(model)))
+    for parameter, mine in zip(traced.parameters(), model.parameters(), strict=True):
+        nn.init.uniform_(mine, -2, 2)
+        parameter.data.copy_(mine.data)
+    for x in (torch.randn(2, 3, 9, 8), torch.randn(3, 7, 5)):
+        y, wanted = traced(x), model(x)
+        assert torch.equal(y, wanted)
+        for found, want in zip(
+            torch.autograd.grad(y.square().mean(), list(traced.parameters())),
+            torch.autograd.grad(wanted.square().mean(), list(model.parameters())),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda z, r, s: akm.modulate(z, r, s=s, border="reflect") + 1, [(2, 3, 6, 5), (3,), (3,)]),
+        (lambda z, r: akm.gaussian_blur(2 * z, r, max_radius=3, truncate=1.0), [(3, 6, 5), (3,)]),
+        (lambda r: akm.gaussian_taps(r, 7, gaussian="sampled").sum(-1), [(2, 3)]),
+        (lambda z: akm.gaussian_blur(z, torch.tensor(2.0), border="circular"), [(1, 2, 6, 5)]),
+    ],
+    ids=["modulate", "gaussian_blur", "gaussian_taps", "constant"],
+)
+def test_fx_of_functions(function: Any, shapes: list[tuple[int, ...]]) -> None:
+    inputs = [torch.rand(shape) for shape in shapes]
+    assert torch.equal(torch.fx.symbolic_trace(function)(*inputs), function(*inputs))
 
 
 CAPTURE = """
