@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from akm_triton import sharding
 from akm_triton.tracing import TRIED, is_transformed
 
 if TRIED:
@@ -45,6 +46,7 @@ def define(
     jvp: Callable[..., Any],
     vmap: Callable[..., Any],
     decomposes: Callable[..., bool],
+    maps: int = 0,
 ) -> Callable[..., Any]:
     """Define the op of this schema, whose tensors come first, and return it.
 
@@ -62,6 +64,7 @@ def define(
         decomposes: ``(*arguments)`` to whether a graph that AOTAutograd traces shall hold the
             kernel's own operations instead of the op: Inductor can fuse those, and needs no Python
             to run them.
+        maps: as for ``sharding.declare``.
     """
     name = schema.partition("(")[0]
     _library.define(schema)
@@ -69,6 +72,7 @@ def define(
     op = getattr(torch.ops.akm_triton, name).default
     torch.library.register_fake(op, fake, lib=_library)
     torch.library.register_vmap(op, functools.partial(vmap, op), lib=_library)
+    sharding.declare(op, maps)
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
     if not TRIED:
         return _with_public_autograd(op, count, vjp)

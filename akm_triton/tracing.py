@@ -23,7 +23,9 @@ if TRIED:
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.utils._python_dispatch import _disable_current_modes
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+"""No subclass, which may be anything."""
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -67,7 +69,7 @@ def can_skip_dispatcher(*tensors: Tensor) -> bool:
         return False
     recorded = torch.is_grad_enabled()
     for x in tensors:
-        if type(x) not in _PLAIN_TYPES or (recorded and x.requires_grad):
+        if type(x) not in PLAIN_TYPES or (recorded and x.requires_grad):
             return False
         if not (x.is_cuda or x.is_cpu):
             return False

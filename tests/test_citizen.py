@@ -289,3 +289,53 @@ def test_two_processes_agree_with_one(parallel: str, tmp_path: Path) -> None:
     wanted = gradients(model, model(images()))
     for found, want in zip(torch.load(results), wanted, strict=True):
         torch.testing.assert_close(found, want)
+
+
+SHARDED = [  # shapes of r and s, options
+    ((3,), dict(border="replicate")),
+    ((4, 3), dict(border="zeros", truncate=3.0)),
+    ((), dict(border="symmetric", gaussian="sampled")),
+]
+
+
+def two_orders(z: Tensor, r: Tensor, s: Tensor, options: dict[str, Any]) -> list[Tensor]:
+    y = akm.modulate(z, r, s, max_radius=3, **options)
+    first = torch.autograd.grad(y.pow(3).sum(), (z, r, s), create_graph=True)
+    penalty = sum(x.square().sum() for x in first)
+    return [y, *first, *torch.autograd.grad(penalty, (z, r, s))]
+
+
+def maps_and_parameters(shape: tuple[int, ...]) -> list[Tensor]:
+    torch.manual_seed(2)
+    tensors = torch.randn(4, 3, 6, 5), torch.rand(shape) + 0.5, torch.randn(shape)
+    return [x.double().requires_grad_() for x in tensors]
+
+
+def _shard(rank: int, results: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    model = distribute_module(network(), mesh)
+    y = model(distribute_tensor(images(), mesh, [Shard(0)]))
+    assert y.placements == (Shard(0),)  # each process has computed its own samples
+    found = [[x.full_tensor() for x in gradients(model, y)]]
+    for shape, options in SHARDED:
+        for placement in (Shard(0), Shard(1)):
+            z, r, s = (x.detach() for x in maps_and_parameters(shape))
+            z = distribute_tensor(z, mesh, [placement]).requires_grad_()
+            r, s = (distribute_tensor(x, mesh, [Replicate()]).requires_grad_() for x in (r, s))
+            found.append([x.full_tensor().detach() for x in two_orders(z, r, s, options)])
+    if rank == 0:
+        torch.save(found, results)
+
+
+def test_shards_in_two_processes(tmp_path: Path) -> None:
+    """DTensors, of samples or of channels: the same numbers as of the whole, in two orders."""
+    results = tmp_path / "results.pt"
+    in_two_processes(_shard, str(results))
+    model = network()
+    wanted = [gradients(model, model(images()))]
+    for shape, options in SHARDED:
+        wanted += [two_orders(*maps_and_parameters(shape), options)] * 2
+    torch.testing.assert_close(torch.load(results), wanted)
