@@ -15,6 +15,7 @@ from torch import Tensor
 from akm_triton.tracing import PLAIN_TYPES
 
 _maps: dict[Any, int] = {}
+"""Of the ops that DTensor does not know yet."""
 
 
 def declare(op: Any, maps: int) -> None:
@@ -29,7 +30,7 @@ def declare(op: Any, maps: int) -> None:
 
 def prepare(x: Tensor) -> None:
     """Tell DTensor how the ops run on its shards, where x is the first that comes."""
-    if _is_distributed(x):
+    if _maps and _is_distributed(x):
         _register()
 
 
@@ -51,11 +52,11 @@ def _is_distributed(x: Tensor) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
-@functools.cache
 def _register() -> None:
     from torch.distributed.tensor.experimental import register_sharding
 
-    for op, maps in _maps.items():
+    while _maps:
+        op, maps = _maps.popitem()
         register_sharding(op)(functools.partial(_placements, maps, len(op._schema.returns)))
 
 

@@ -407,3 +407,38 @@ for forbidden in (
 def test_a_pytorch_of_unknown_version() -> None:
     """Public names alone: training, compiled or not, is right; forward mode is never zero."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", UNKNOWN], cwd=ROOT, check=True)
+
+
+RELOAD = """
+import gc, importlib, sys, torch
+import akm_triton as before
+
+def check(akm, layer):
+    torch.manual_seed(0)
+    z, r, s = (torch.rand(n, dtype=torch.float64, requires_grad=True) for n in ((1, 2, 3, 2), 2, 2))
+    def f(*x): return akm.modulate(*x, max_radius=2)
+    assert torch.autograd.gradcheck(f, (z, r, s), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, (z, r, s), fast_mode=True)
+    layer(z.float()).sum().backward()
+    assert (layer.r.grad != 0).all()
+
+old = before.Modulation2d(2)
+for name in [x for x in sys.modules if x.partition(".")[0] == "akm_triton"]:
+    del sys.modules[name]
+import akm_triton as after
+assert after is not before
+gc.collect()
+check(after, after.Modulation2d(2))
+check(before, old)
+for name in ("autograd", "gated_taps", "ops", "functional", "layers"):
+    importlib.reload(sys.modules["akm_triton." + name])
+importlib.reload(after)
+gc.collect()
+check(after, after.Modulation2d(2))
+check(before, old)
+"""
+
+
+def test_imported_again_and_reloaded() -> None:
+    """What was made before keeps its derivatives, and so has what is made after."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", RELOAD], cwd=ROOT, check=True)
