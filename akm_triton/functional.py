@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from akm_triton import backend as backends
 from akm_triton import ops
 from akm_triton.borders import BORDERS
 from akm_triton.gaussian import check_window
 from akm_triton.launch.problem import MAX_RADIUS
-from akm_triton.tracing import is_batched
+from akm_triton.tracing import is_batched, sizes
 
 _HAS_TRITON = find_spec("triton") is not None
 _UNCHANGED = contextlib.nullcontext()
@@ -43,10 +44,11 @@ def _check_map(z: Tensor) -> None:
     _check_dense("z", z)
     if not z.is_floating_point() or z.element_size() < 2:
         raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
+    shape = sizes(z)
     if z.dim() not in (3, 4):
-        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(z.shape)}")
-    if 0 in z.shape[-3:]:
-        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(z.shape)}")
+        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(shape)}")
+    if 0 in shape[-3:]:
+        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(shape)}")
 
 
 def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
@@ -55,13 +57,13 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
     _check_dense(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    shape = x.shape
-    if shape and shape != (1,) and shape != z.shape[-3:-2]:
-        n, c = (1, *z.shape)[-4:-2] if z.dim() == 3 else z.shape[:2]
+    shape = sizes(x)
+    if shape and shape != (1,) and shape != (of_map := sizes(z))[-3:-2]:
+        n, c = (1, *of_map)[-4:-2] if z.dim() == 3 else of_map[:2]
         if len(shape) != 2 or shape[0] not in (1, n) or shape[1] not in (1, c):
             raise ValueError(
                 f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
-                f"{tuple(z.shape)}, got {tuple(shape)}"
+                f"{tuple(of_map)}, got {tuple(shape)}"
             )
     if x.device != z.device:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
@@ -131,7 +133,7 @@ def _apply(
         r = _as_op_takes(r, batch).to(dtype)
         if s is not None:
             s = _as_op_takes(s, batch).to(dtype)
-            if r.shape != s.shape:
+            if sizes(r) != sizes(s):
                 r, s = torch.broadcast_tensors(r, s)
         y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
     return y if z.dim() == 4 else y[0]
@@ -139,11 +141,12 @@ def _apply(
 
 def _as_op_takes(x: Tensor, z: Tensor) -> Tensor:
     """r or s of any shape that is allowed as (1|C,) or (N, C)."""
-    if x.dim() == 0:
+    shape = sizes(x)
+    if len(shape) == 0:
         return x.reshape(1)
-    if x.dim() == 2 and x.shape[0] == 1:
+    if len(shape) == 2 and shape[0] == 1:
         return x[0]
-    if x.dim() == 2 and x.shape[1] == 1:
+    if len(shape) == 2 and shape[1] == 1:
         return x.expand(-1, z.shape[1])
     return x
 
@@ -195,6 +198,12 @@ def modulate(
         >>> torch.allclose(y, torch.full_like(y, 0.5))  # constants stay; the gate is sigmoid(0)
         True
     """
+    if has_torch_function_variadic(z, r, s):
+        y: Tensor = handle_torch_function(
+            modulate, (z, r, s), z, r, s, gaussian=gaussian, border=border, truncate=truncate,
+            max_radius=max_radius, backend=backend,
+        )  # fmt: skip
+        return y
     return _apply(z, r, s, "r", gaussian, border, truncate, max_radius, backend)
 
 
@@ -228,6 +237,12 @@ def gaussian_blur(
         >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
         (True, 1.0)
     """
+    if has_torch_function_variadic(z, sigma):
+        y: Tensor = handle_torch_function(
+            gaussian_blur, (z, sigma), z, sigma, gaussian=gaussian, border=border,
+            truncate=truncate, max_radius=max_radius, backend=backend,
+        )  # fmt: skip
+        return y
     return _apply(z, sigma, None, "sigma", gaussian, border, truncate, max_radius, backend)
 
 
