@@ -11,6 +11,7 @@ version of PyTorch where these were not tried, ``register_autograd`` serves ordi
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from akm_triton import sharding
 from akm_triton.tracing import TRIED, is_transformed
 
 if TRIED:
@@ -32,7 +34,11 @@ else:
         stacklevel=2,
     )
 
-_library = torch.library.Library("akm_triton", "DEF")
+AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+_libraries: list[torch.library.Library] = globals().get("_libraries", [])
+"""A library takes its op with it when it dies: a reload of this module keeps those of before."""
+
 _requires_grad = operator.attrgetter("requires_grad")
 
 
@@ -45,6 +51,7 @@ def define(
     jvp: Callable[..., Any],
     vmap: Callable[..., Any],
     decomposes: Callable[..., bool],
+    maps: int = 0,
 ) -> Callable[..., Any]:
     """Define the op of this schema, whose tensors come first, and return it.
 
@@ -62,23 +69,46 @@ def define(
         decomposes: ``(*arguments)`` to whether a graph that AOTAutograd traces shall hold the
             kernel's own operations instead of the op: Inductor can fuse those, and needs no Python
             to run them.
+        maps: as for ``sharding.declare``.
     """
     name = schema.partition("(")[0]
-    _library.define(schema)
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
-    op = getattr(torch.ops.akm_triton, name).default
-    torch.library.register_fake(op, fake, lib=_library)
-    torch.library.register_vmap(op, functools.partial(vmap, op), lib=_library)
+    library = torch.library.Library(_namespace_for(name), "FRAGMENT")
+    _libraries.append(library)
+    library.define(schema)
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    op = getattr(getattr(torch.ops, library.ns), name).default
+    torch.library.register_fake(op, fake, lib=library)
+    torch.library.register_vmap(op, functools.partial(vmap, op), lib=library)
+    sharding.declare(op, maps)
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+    for device in AUTOCAST_DEVICES:
+        _without_autocast(library, op, device)
     if not TRIED:
-        return _with_public_autograd(op, count, vjp)
-    _add_autograd(op, count, kernel, vjp, jvp)
-    _add_decomposition(op, kernel, decomposes)
+        return _with_public_autograd(library, op, count, vjp)
+    _add_autograd(library, op, count, kernel, vjp, jvp)
+    _add_decomposition(library, op, kernel, decomposes)
     return op
 
 
+def _without_autocast(library: torch.library.Library, op: Any, device: str) -> None:
+    """Have the op computed as without autocast, which may still be on when a backward calls it."""
+
+    def kernel(*args: Any) -> Any:
+        with torch.autocast(device, enabled=False):
+            return op(*args)
+
+    library.impl(op._schema.name.partition("::")[2], kernel, f"Autocast{device.upper()}")
+
+
+def _namespace_for(name: str) -> str:
+    """The package may be imported again or reloaded. What was made before goes on calling the ops
+    of before, so those stay; the new ones get a namespace of their own."""
+    names = ("akm_triton" + "_again" * i for i in itertools.count())
+    return next(x for x in names if not hasattr(getattr(torch.ops, x), name))
+
+
 def _add_autograd(
-    op: Any, count: int, kernel: Callable[..., Any],
+    library: torch.library.Library, op: Any, count: int, kernel: Callable[..., Any],
     vjp: Callable[..., Any], jvp: Callable[..., Any],
 ) -> None:  # fmt: skip
     """Give the op, whose first ``count`` arguments are tensors, a kernel under the Autograd key."""
@@ -133,12 +163,13 @@ def _add_autograd(
                 return kernel(*args)  # saves half of the way through the dispatcher
             return op.redispatch(keyset & below, *args)
 
-    _library.impl(name, autograd, "Autograd", with_keyset=True)
+    library.impl(name, autograd, "Autograd", with_keyset=True)
 
 
 def _add_decomposition(
-    op: Any, kernel: Callable[..., Any], decomposes: Callable[..., bool]
-) -> None:
+    library: torch.library.Library, op: Any, kernel: Callable[..., Any],
+    decomposes: Callable[..., bool],
+) -> None:  # fmt: skip
     """Have the graphs that AOTAutograd traces hold what the kernel does, where ``decomposes``."""
 
     def rule(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -147,10 +178,12 @@ def _add_decomposition(
         with mode:
             return kernel(*args)
 
-    torch.library.register_torch_dispatch(op, FunctionalTensorMode, rule, lib=_library)
+    torch.library.register_torch_dispatch(op, FunctionalTensorMode, rule, lib=library)
 
 
-def _with_public_autograd(op: Any, count: int, vjp: Callable[..., Any]) -> Callable[..., Any]:
+def _with_public_autograd(
+    library: torch.library.Library, op: Any, count: int, vjp: Callable[..., Any]
+) -> Callable[..., Any]:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:count])
         ctx.options = inputs[count:]
@@ -161,7 +194,7 @@ def _with_public_autograd(op: Any, count: int, vjp: Callable[..., Any]) -> Calla
         grads = vjp(needs_grad, *ctx.saved_tensors, *ctx.options, *cotangents)
         return *grads, *[None] * len(ctx.options)
 
-    torch.library.register_autograd(op, gradients, setup_context=setup_context, lib=_library)
+    torch.library.register_autograd(op, gradients, setup_context=setup_context, lib=library)
 
     def call(*args: Any) -> Any:
         if any(forward_ad.unpack_dual(x).tangent is not None for x in args[:count]):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akm_triton.tracing import outside_transforms
+from akm_triton.tracing import PLAIN_TYPES, outside_transforms
 
 BORDERS = ("symmetric", "zeros", "replicate", "reflect", "circular")
 SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})
@@ -94,7 +94,7 @@ def indicator(
     (fake, functional), M is computed in the traced program and nothing is kept.
     """
     rows, before, after = block.stop - block.start, block.before, block.after
-    if torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+    if torch.compiler.is_compiling() or type(like) not in PLAIN_TYPES:
         taps = torch.arange(radius + 1, device=like.device)
         cells = torch.arange(before + rows + after, device=like.device)
         return _count(taps, cells, rows, before, after, border, transpose).to(like.dtype)

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from akm_triton import backend as backends
 from akm_triton import ops
 from akm_triton.borders import BORDERS
 from akm_triton.gaussian import check_window
 from akm_triton.launch.problem import MAX_RADIUS
+from akm_triton.tracing import is_batched, sizes
 
 _HAS_TRITON = find_spec("triton") is not None
 _UNCHANGED = contextlib.nullcontext()
@@ -30,29 +32,38 @@ def check_options(
     return check_window(gaussian, truncate, max_radius)
 
 
+def _check_dense(name: str, x: Tensor) -> None:
+    if x.layout is not torch.strided or x.is_nested:
+        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").strip("_")
+        raise TypeError(f"{name} must be a dense tensor, got layout {layout}; see Tensor.to_dense")
+
+
 def _check_map(z: Tensor) -> None:
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a Tensor, got {type(z).__name__}")
+    _check_dense("z", z)
     if not z.is_floating_point() or z.element_size() < 2:
         raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
+    shape = sizes(z)
     if z.dim() not in (3, 4):
-        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(z.shape)}")
-    if 0 in z.shape[-3:]:
-        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(z.shape)}")
+        raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(shape)}")
+    if 0 in shape[-3:]:
+        raise ValueError(f"z must have channels, rows and columns, got shape {tuple(shape)}")
 
 
 def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
+    _check_dense(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    shape = x.shape
-    if shape and shape != (1,) and shape != z.shape[-3:-2]:
-        n, c = (1, *z.shape)[-4:-2] if z.dim() == 3 else z.shape[:2]
-        if tuple(shape) != (n, c):
+    shape = sizes(x)
+    if shape and shape != (1,) and shape != (of_map := sizes(z))[-3:-2]:
+        n, c = (1, *of_map)[-4:-2] if z.dim() == 3 else of_map[:2]
+        if len(shape) != 2 or shape[0] not in (1, n) or shape[1] not in (1, c):
             raise ValueError(
                 f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
-                f"{tuple(z.shape)}, got {tuple(shape)}"
+                f"{tuple(of_map)}, got {tuple(shape)}"
             )
     if x.device != z.device:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
@@ -89,10 +100,13 @@ def _why_not_triton(z: Tensor, max_radius: int) -> Exception | None:
     return None
 
 
-def _autocast_dtype(z: Tensor) -> torch.dtype | None:
-    """The dtype that autocast gives a convolution of z, or None where it is off."""
+def _autocast_dtype(z: Tensor, *parameters: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives a convolution of z, or None where it gives none: it is off, or
+    the convolution is batched by ``torch.func.vmap``."""
     device = z.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    if is_batched(z, *parameters):
         return None
     return z.dtype if z.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
@@ -108,21 +122,33 @@ def _apply(
     _check_parameter(name, r, z)
     if s is not None:
         _check_parameter("s", s, z)
-    autocast = _autocast_dtype(z)
+    autocast = _autocast_dtype(z, r, r if s is None else s)
     z = z if autocast is None else z.to(autocast)
     chosen = _choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     # autocast must not round the taps
     off = _UNCHANGED if autocast is None else torch.autocast(z.device.type, enabled=False)
     with off:
-        r = (r if r.dim() else r.reshape(1)).to(dtype)
-        if s is not None:
-            s = (s if s.dim() else s.reshape(1)).to(dtype)
-            if r.shape != s.shape:
-                r, s = torch.broadcast_tensors(r, s)
         batch = z if z.dim() == 4 else z[None]
+        r = _as_op_takes(r, batch).to(dtype)
+        if s is not None:
+            s = _as_op_takes(s, batch).to(dtype)
+            if sizes(r) != sizes(s):
+                r, s = torch.broadcast_tensors(r, s)
         y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
     return y if z.dim() == 4 else y[0]
+
+
+def _as_op_takes(x: Tensor, z: Tensor) -> Tensor:
+    """r or s of any shape that is allowed as (1|C,) or (N, C)."""
+    shape = sizes(x)
+    if len(shape) == 0:
+        return x.reshape(1)
+    if len(shape) == 2 and shape[0] == 1:
+        return x[0]
+    if len(shape) == 2 and shape[1] == 1:
+        return x.expand(-1, z.shape[1])
+    return x
 
 
 def modulate(
@@ -147,8 +173,8 @@ def modulate(
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last
             on the PyTorch path); contiguous or channels_last, which the output keeps. Under
             autocast it is cast as the input of a convolution is; r and s are not.
-        r: σ = \|r\| in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``. The derivative by r is
-            that of t = r², so it is 0 at r = 0. NaN or inf gives NaN.
+        r: σ = \|r\| in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``; N or C may be 1 for all.
+            The derivative by r is that of t = r², so it is 0 at r = 0. NaN or inf gives NaN.
         s: gate before the sigmoid, shapes as ``r``.
         gaussian: ``"discrete"`` (variance exactly σ²) or ``"sampled"``, see ``gaussian_taps``.
         border: ``"symmetric"`` (d c b a | a b c d), ``"zeros"``, ``"replicate"``, ``"reflect"``
@@ -172,6 +198,12 @@ def modulate(
         >>> torch.allclose(y, torch.full_like(y, 0.5))  # constants stay; the gate is sigmoid(0)
         True
     """
+    if has_torch_function_variadic(z, r, s):
+        y: Tensor = handle_torch_function(
+            modulate, (z, r, s), z, r, s, gaussian=gaussian, border=border, truncate=truncate,
+            max_radius=max_radius, backend=backend,
+        )  # fmt: skip
+        return y
     return _apply(z, r, s, "r", gaussian, border, truncate, max_radius, backend)
 
 
@@ -205,6 +237,12 @@ def gaussian_blur(
         >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
         (True, 1.0)
     """
+    if has_torch_function_variadic(z, sigma):
+        y: Tensor = handle_torch_function(
+            gaussian_blur, (z, sigma), z, sigma, gaussian=gaussian, border=border,
+            truncate=truncate, max_radius=max_radius, backend=backend,
+        )  # fmt: skip
+        return y
     return _apply(z, sigma, None, "sigma", gaussian, border, truncate, max_radius, backend)
 
 

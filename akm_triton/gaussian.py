@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from akm_triton.sharding import replicated
 from akm_triton.tracing import TRIED, constant_when_compiled, outside_transforms
 
 FAMILIES = ("discrete", "sampled")
@@ -72,7 +74,17 @@ def _shared_rules(*args: Any) -> BesselRules:
 
 
 def _rules_for(r: Tensor, max_radius: int) -> BesselRules:
-    return bessel_rules(max_radius, r.dtype, r.device, shared=TRIED and type(r) is Tensor)
+    plain = type(r) is Tensor
+    rules = bessel_rules(max_radius, r.dtype, r.device, shared=TRIED and plain)
+    if plain:
+        return rules
+    cos_minus_one, cosines, series = (replicated(x, r) for x in rules[:3])
+    return BesselRules(cos_minus_one, cosines, series, rules.switch)
+
+
+def _up_to(last: int, like: Tensor) -> Tensor:
+    """0, 1, … last."""
+    return replicated(torch.arange(last + 1, device=like.device), like)
 
 
 def check_window(
@@ -136,14 +148,17 @@ def gaussian_taps(
         >>> round(float(taps[1, 0]), 3), round(float(taps[1, 1]), 3)
         (0.475, 0.212)
     """
+    if has_torch_function_unary(sigma):
+        overridden: Tensor = handle_torch_function(
+            gaussian_taps, (sigma,), sigma, max_radius, gaussian=gaussian, truncate=truncate
+        )
+        return overridden
     if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
         raise TypeError(f"sigma must be a floating point Tensor, got {got}")
     truncate, max_radius = check_window(gaussian, truncate, max_radius)
-    if sigma.dtype in (torch.float16, torch.bfloat16):
-        sigma = sigma.float()
-    r = _bounded(sigma)
-    n = torch.arange(max_radius + 1, device=sigma.device)
+    r = _widened(sigma)
+    n = _up_to(max_radius, r)
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
         t = (r * r).clamp(max=rules.switch)
@@ -152,33 +167,46 @@ def gaussian_taps(
         taps = torch.where(r * r <= rules.switch, small, large)
     else:
         # below t = 1e-4 every side tap is zero in any dtype, and so is its derivative
-        taps = torch.exp(-0.5 * (n / r.abs().clamp(min=1e-2)) ** 2)
+        taps = torch.exp(-0.5 * (n / _magnitude(r).clamp(min=1e-2)) ** 2)
     if truncate is not None:
         taps = taps * (n <= truncate * sigma.detach().abs()[..., None])
-    return taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])
+    taps = taps / (2 * taps.sum(-1, keepdim=True) - taps[..., :1])
+    return taps.to(torch.promote_types(sigma.dtype, torch.float32))
 
 
-def _bounded(r: Tensor) -> Tensor:
-    """r with a last axis for taps, where r² and 1/r² are numbers: beyond, the taps are a box and
-    their derivatives underflow. An infinite σ has no taps: NaN."""
+# Where there is no float64. Elsewhere taps are computed in it: they are few, and autocast, which
+# would round the matrix products of a backward too, leaves it alone.
+_WITHOUT_FLOAT64 = ("mps", "xpu")
+
+
+def _widened(r: Tensor) -> Tensor:
+    """r with a last axis for taps, in the dtype in which they are computed, and where r² and 1/r²
+    are numbers: beyond, the taps are a box and their derivatives underflow. An infinite σ has no
+    taps: NaN."""
+    r = r.float() if r.device.type in _WITHOUT_FLOAT64 else r.double()
     most = 1e18 if r.dtype == torch.float32 else 1e150
     return (r.clamp(-most, most) + 0 * r)[..., None]
+
+
+def _magnitude(r: Tensor) -> Tensor:
+    """|r|; of DTensors PyTorch (2.13) cannot differentiate ``abs`` twice."""
+    return r * r.detach().sgn()
 
 
 def _powers(r: Tensor, rules: BesselRules) -> Tensor:
     """(switch / r²)^m, m = 0…TERMS−1, for r² no less than the switch. By way of the logarithm, so
     that no derivative meets a number beyond the range of its dtype."""
-    ratio = r.abs().clamp(min=rules.switch**0.5) / rules.switch**0.5
-    return torch.exp(ratio.log() * (-2 * torch.arange(TERMS, device=r.device)))
+    ratio = _magnitude(r).clamp(min=rules.switch**0.5) / rules.switch**0.5
+    return torch.exp(ratio.log() * (-2 * _up_to(TERMS - 1, r)))
 
 
 def tap_derivatives(
     r: Tensor, max_radius: int, gaussian: str, truncate: float | None
 ) -> list[Tensor]:
     """The taps at σ = |r| and their first three derivatives by r, each differentiable again."""
-    n = torch.arange(max_radius + 1, device=r.device)
+    n = _up_to(max_radius, r)
     inside = None if truncate is None else n <= truncate * r.detach().abs()[..., None]
-    r = _bounded(r)
+    dtype, r = r.dtype, _widened(r)
     t = r * r
     # p[i] = unit^i ∂^i p/∂t^i of the taps p before they are normalised; the unit grows with t, for
     # which the bare derivatives underflow
@@ -186,7 +214,7 @@ def tap_derivatives(
         rules = _rules_for(r, max_radius)
         is_small = t <= rules.switch
         density = torch.exp(t.clamp(max=rules.switch) * rules.cos_minus_one)
-        m, powers = torch.arange(TERMS, device=r.device), _powers(r, rules)
+        m, powers = _up_to(TERMS - 1, r), _powers(r, rules)
         rising = (1, -m, m * (m + 1), -m * (m + 1) * (m + 2))
         p = [
             torch.where(
@@ -210,9 +238,10 @@ def tap_derivatives(
         rest = sum(math.comb(order, i) * k[i] * total[order - i] for i in range(order))
         k.append((p[order] - rest) / total[0])
     slope = r / unit
-    return [
+    derivatives = [
         k[0],
         2 * slope * k[1],
         2 / unit * k[1] + 4 * slope**2 * k[2],
         12 * slope / unit * k[2] + 8 * slope**3 * k[3],
     ]
+    return [x.to(dtype) for x in derivatives]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from akm_triton.functional import check_options, modulate
+from akm_triton.tracing import sizes
 
 PAPER: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", truncate=3.0)
 """Keywords of the layers that give the formula AKM was first written with: one σ per layer, the
@@ -126,8 +127,10 @@ class Modulation2d(_Modulated):
         self.reset_modulation()
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.dim() in (3, 4) and z.shape[-3] != self.channels:
-            raise ValueError(f"z must have {self.channels} channels, got shape {tuple(z.shape)}")
+        if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
+            shape = sizes(z)
+            if len(shape) in (3, 4) and shape[-3] != self.channels:
+                raise ValueError(f"z must have {self.channels} channels, got shape {tuple(shape)}")
         return self.modulate(z)
 
     def extra_repr(self) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from akm_triton import backend as backends
-from akm_triton import batching, gated_taps
+from akm_triton import batching, gated_taps, sharding
 from akm_triton.autograd import define
 from akm_triton.backend.layout import format_as
 from akm_triton.borders import SELF_ADJOINT
@@ -84,6 +84,7 @@ _blur = define(
     jvp=_blur_jvp,
     vmap=partial(batching.into_batch, maps=1, taps=1),
     decomposes=_decomposes,
+    maps=1,
 )
 
 
@@ -138,6 +139,7 @@ _blur_pair = define(
     jvp=_blur_pair_jvp,
     vmap=partial(batching.into_batch, maps=1, taps=2),
     decomposes=_decomposes,
+    maps=1,
 )
 
 
@@ -180,6 +182,7 @@ tap_grads = define(
     jvp=_tap_grads_jvp,
     vmap=partial(batching.into_batch, maps=2, taps=1),
     decomposes=_decomposes,
+    maps=2,
 )
 
 
@@ -231,6 +234,7 @@ blur_backward = define(
     jvp=_blur_backward_jvp,
     vmap=partial(batching.into_batch, maps=2, taps=1),
     decomposes=_decomposes,
+    maps=2,
 )
 
 
@@ -241,6 +245,8 @@ def modulate(
     """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone; r and s (1|C,) or (N, C), of one
     shape."""
     skip = can_skip_dispatcher(z, r, r if s is None else s)
+    if not skip:
+        sharding.prepare(z)
     if backend == "triton":
         taps_of = gated_taps.launched if skip else gated_taps.fused
     else:

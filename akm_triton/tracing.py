@@ -23,7 +23,9 @@ if TRIED:
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.utils._python_dispatch import _disable_current_modes
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+"""No subclass, which may be anything."""
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -60,16 +62,26 @@ def is_transformed() -> bool:
     )
 
 
+def is_batched(*tensors: Tensor) -> bool:
+    """Whether the innermost transform at work is ``torch.func.vmap``, over one of these tensors."""
+    if not TRIED or torch.compiler.is_compiling():
+        return False
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    if interpreter is None or interpreter.key() != torch._C._functorch.TransformType.Vmap:
+        return False
+    return any(torch._C._functorch.is_batchedtensor(x) for x in tensors)
+
+
 def can_skip_dispatcher(*tensors: Tensor) -> bool:
     """Whether a call on these tensors may go straight to its kernels: nothing differentiates,
-    transforms, traces or profiles it, and the tensors hold data."""
+    transforms, traces or profiles it, and the tensors hold the very numbers that they stand for."""
     if not TRIED or torch.compiler.is_compiling():
         return False
     recorded = torch.is_grad_enabled()
     for x in tensors:
-        if type(x) not in _PLAIN_TYPES or (recorded and x.requires_grad):
+        if type(x) not in PLAIN_TYPES or (recorded and x.requires_grad):
             return False
-        if not (x.is_cuda or x.is_cpu):
+        if not (x.is_cuda or x.is_cpu) or x.is_neg() or x._is_zerotensor():
             return False
     return (
         not is_transformed()
@@ -81,14 +93,38 @@ def can_skip_dispatcher(*tensors: Tensor) -> bool:
 
 @contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Tensors made here belong to no transform, no mode and no inference: any call may keep
-    them."""
+    """Tensors made here belong to no transform, no mode, no trace and no inference: any call may
+    keep them."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         if TRIED:
             stack.enter_context(_disable_current_modes())
             stack.enter_context(torch._C._DisableFuncTorch())
+            stack.enter_context(_unrecorded())
         yield
+
+
+@contextmanager
+def _unrecorded() -> Iterator[None]:
+    """``torch.jit.trace`` records nothing of what is done here."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        yield
+        return
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def sizes(x: Tensor) -> torch.Size:
+    """``x.shape`` to check. Under ``torch.jit.trace`` that holds tensors, with a warning for each
+    that is compared; this holds numbers."""
+    if not TRIED or torch.compiler.is_compiling() or torch._C._get_tracing_state() is None:
+        return x.shape
+    with _unrecorded():
+        return x.shape
 
 
 def constant_when_compiled(function: _Function) -> _Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -69,15 +69,47 @@ class FunctionNames(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mode", [Names, FunctionNames], ids=["dispatch", "function"])
-def test_a_mode_sees_the_op(mode: Any) -> None:
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [(Names, "akm_triton.blur"), (FunctionNames, "function modulate")],
+    ids=["dispatch", "function"],
+)
+def test_a_mode_sees_the_op(mode: Any, name: str) -> None:
     # a call that nobody observes passes the dispatcher by
     z, r, s = torch.randn(2, 3, 9, 8), torch.rand(3), torch.zeros(3)
     alone = akm.modulate(z, r, s)
     with mode() as seen:
         y = akm.modulate(z, r, s)
-    assert any("akm_triton.blur" in name for name in seen.seen)
+    assert any(name in x for x in seen.seen)
     assert torch.equal(y, alone)
+
+
+class Mine(Tensor):
+    """A subclass as users write them, which hears of every function that is called on it."""
+
+    heard: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.heard.append(getattr(func, "__name__", ""))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("which", ["z", "r"])
+def test_a_subclass_overrides_the_functions(which: str) -> None:
+    given = dict(z=torch.randn(2, 3, 9, 8), r=torch.rand(3), s=torch.zeros(3))
+    options = dict(border="circular", gaussian="sampled", truncate=2.5, max_radius=4)
+    calls: dict[Any, Any] = {
+        akm.modulate: lambda z, r, s: akm.modulate(z, r, s, **options),
+        akm.gaussian_blur: lambda z, r, s: akm.gaussian_blur(z, sigma=r, **options),
+    }
+    if which == "r":
+        calls[akm.gaussian_taps] = lambda z, r, s: akm.gaussian_taps(r, 4, truncate=1.5)
+    for function, call in calls.items():
+        Mine.heard.clear()
+        y = call(**{**given, which: given[which].as_subclass(Mine)})
+        assert type(y) is Mine and function.__name__ in Mine.heard
+        assert torch.equal(y.as_subclass(Tensor), call(**given))
 
 
 def test_a_profiler_sees_the_op() -> None:
@@ -257,3 +289,53 @@ def test_two_processes_agree_with_one(parallel: str, tmp_path: Path) -> None:
     wanted = gradients(model, model(images()))
     for found, want in zip(torch.load(results), wanted, strict=True):
         torch.testing.assert_close(found, want)
+
+
+SHARDED = [  # shapes of r and s, options
+    ((3,), dict(border="replicate")),
+    ((4, 3), dict(border="zeros", truncate=3.0)),
+    ((), dict(border="symmetric", gaussian="sampled")),
+]
+
+
+def two_orders(z: Tensor, r: Tensor, s: Tensor, options: dict[str, Any]) -> list[Tensor]:
+    y = akm.modulate(z, r, s, max_radius=3, **options)
+    first = torch.autograd.grad(y.pow(3).sum(), (z, r, s), create_graph=True)
+    penalty = sum(x.square().sum() for x in first)
+    return [y, *first, *torch.autograd.grad(penalty, (z, r, s))]
+
+
+def maps_and_parameters(shape: tuple[int, ...]) -> list[Tensor]:
+    torch.manual_seed(2)
+    tensors = torch.randn(4, 3, 6, 5), torch.rand(shape) + 0.5, torch.randn(shape)
+    return [x.double().requires_grad_() for x in tensors]
+
+
+def _shard(rank: int, results: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    model = distribute_module(network(), mesh)
+    y = model(distribute_tensor(images(), mesh, [Shard(0)]))
+    assert y.placements == (Shard(0),)  # each process has computed its own samples
+    found = [[x.full_tensor() for x in gradients(model, y)]]
+    for shape, options in SHARDED:
+        for placement in (Shard(0), Shard(1)):
+            z, r, s = (x.detach() for x in maps_and_parameters(shape))
+            z = distribute_tensor(z, mesh, [placement]).requires_grad_()
+            r, s = (distribute_tensor(x, mesh, [Replicate()]).requires_grad_() for x in (r, s))
+            found.append([x.full_tensor().detach() for x in two_orders(z, r, s, options)])
+    if rank == 0:
+        torch.save(found, results)
+
+
+def test_shards_in_two_processes(tmp_path: Path) -> None:
+    """DTensors, of samples or of channels: the same numbers as of the whole, in two orders."""
+    results = tmp_path / "results.pt"
+    in_two_processes(_shard, str(results))
+    model = network()
+    wanted = [gradients(model, model(images()))]
+    for shape, options in SHARDED:
+        wanted += [two_orders(*maps_and_parameters(shape), options)] * 2
+    torch.testing.assert_close(torch.load(results), wanted)

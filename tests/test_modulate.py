@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.fft import dctn, idctn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import akm_triton as akm
 from akm_triton import borders, gaussian
@@ -246,6 +247,108 @@ def test_a_sum_of_two_blurs_is_rounded_once() -> None:
     torch.testing.assert_close(y, torch.full_like(z, -30000.0))
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1), (1, 1)])
+def test_axes_of_size_one(shape: tuple[int, int]) -> None:
+    z, r, s = random(2, 3, 5, 6), random(*shape, seed=1), random(2, 3, seed=2)
+    wide = r.expand(2, 3).contiguous()
+    for parameters, expanded in (((r, s), (wide, s)), ((s, r), (s, wide))):
+        y = akm.modulate(z, *parameters)
+        torch.testing.assert_close(y, akm.modulate(z, *expanded))
+    torch.testing.assert_close(akm.gaussian_blur(z, r), akm.gaussian_blur(z, wide))
+
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("per", ["channel", "sample"])
+@pytest.mark.parametrize("radius", [1, 5])
+@pytest.mark.parametrize("border", ["symmetric", "reflect"])
+@pytest.mark.parametrize("memory_format", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_derivatives_inside_autocast(
+    dtype: torch.dtype, memory_format: torch.memory_format, border: str, radius: int, per: str
+) -> None:
+    """The same up to third order as of a map that was cast before, without autocast: nothing but
+    the map is rounded, neither products of maps nor those of taps."""
+    maps = random(2, 3, 48, 48).to(dtype).float().contiguous(memory_format=memory_format)
+    shape = (3,) if per == "channel" else (2, 3)
+    leaves = [maps, random(*shape, seed=1).float() + 1, random(*shape, seed=2).float()]
+
+    def gradients(z: Tensor, r: Tensor, s: Tensor, cast: bool) -> list[Tensor]:
+        inputs = [x.detach().requires_grad_() for x in (z, r, s)]
+        z = inputs[0].to(dtype) if cast else inputs[0]
+        y = akm.modulate(z, inputs[1], inputs[2], max_radius=radius, border=border)
+        assert y.dtype == dtype
+        outputs: tuple[Tensor, ...] = (y,)
+        found = []
+        for _ in range(3):
+            loss = sum((x.float() ** 2).mean() for x in outputs)
+            assert isinstance(loss, Tensor)
+            grads = torch.autograd.grad(loss, inputs, create_graph=True)
+            found += grads
+            outputs = grads[1:]
+        return found
+
+    wanted = gradients(*leaves, cast=True)
+    with torch.autocast("cpu", dtype=dtype):
+        found = gradients(*leaves, cast=False)
+    for mine, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(
+            mine, want, rtol=1e-5, atol=1e-5 * float(want.detach().abs().max())
+        )
+
+
+def test_taps_inside_autocast() -> None:
+    sigma = torch.tensor([0.5, 3.0, 40.0], requires_grad=True)
+    wanted = akm.gaussian_taps(sigma)
+    (slope,) = torch.autograd.grad(wanted[:, 0].sum(), sigma)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = akm.gaussian_taps(sigma)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(torch.autograd.grad(found[:, 0].sum(), sigma), (slope,))
+
+
+NETWORKS = {
+    "AKM, AKM": lambda: [akm.AKMConv2d(2, 4, 3), nn.ReLU(), akm.AKMConv2d(4, 2, 3)],
+    "AKM, conv": lambda: [akm.AKMConv2d(2, 4, 3), nn.Conv2d(4, 2, 3)],
+    "modulation, conv": lambda: [akm.Modulation2d(2), nn.Conv2d(2, 4, 3)],
+    "conv, modulation, linear": lambda: [
+        nn.Conv2d(2, 2, 3), akm.Modulation2d(2), nn.Flatten(), nn.Linear(72, 4),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_autocast_under_vmap_is_that_of_a_convolution(name: str) -> None:
+    """Under vmap PyTorch leaves a batched convolution in float32. What stands beside it must too,
+    or the next convolution gets a map of another dtype than its weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*NETWORKS[name]())
+    parameters = dict(model.named_parameters())
+    x = random(3, 2, 2, 8, 8).float()
+
+    def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, p, (x,)).float().square().mean()
+
+    over_maps = torch.func.vmap(loss, (None, 0))
+    transforms = {
+        "vmap": lambda: over_maps(parameters, x),
+        "vmap of grad": lambda: torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x),
+        "grad of vmap": lambda: torch.func.grad(lambda p: over_maps(p, x).sum())(parameters),
+        "nested": lambda: torch.func.vmap(lambda x: over_maps(parameters, x[None]))(x),
+        "vmap of grad of vmap": lambda: torch.func.vmap(
+            lambda x: torch.func.grad(lambda p: over_maps(p, x[None]).sum())(parameters)
+        )(x),
+        "of a constant": lambda: torch.func.vmap(lambda q: q * loss(parameters, x[0]))(x[:, 0]),
+    }
+    for transform in transforms.values():
+        wanted = tree_leaves(transform())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = tree_leaves(transform())
+        for mine, want in zip(found, wanted, strict=True):
+            assert (mine - want).abs().max() < 2**-4 * want.abs().max() + 1e-3
+
+
 Z = torch.zeros(2, 3, 5, 5)
 ONE = torch.ones(3)
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -258,6 +361,10 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         r"z must have channels, rows and columns, got .*\(2, 3, 5, 0\)",
     ),
+    (dict(z=Z.to_sparse()), TypeError, r"z must be a dense tensor, got layout sparse_coo"),
+    (dict(z=Z.to_mkldnn()), TypeError, r"z must be a dense tensor, got layout mkldnn"),
+    (dict(s=ONE.to_sparse()), TypeError, r"s must be a dense tensor, got layout sparse_coo"),
+    (dict(r=torch.ones(2, 2)), ValueError, r"r must have shape .* got \(2, 2\)"),
     (dict(r=1.0), TypeError, r"r must be a Tensor, got float"),
     (dict(r=ONE.int()), TypeError, r"r must be floating point, got torch.int32"),
     (dict(r=torch.ones(4)), ValueError, r"r must have shape .*\(3,\) or \(2, 3\).* got \(4,\)"),

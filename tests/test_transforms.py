@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
+from akm_triton.gaussian import _shared_rules
 from tests.capabilities import CAPABILITIES, COMPILED, OPS, SHAPE, PlainConv2d, check, op
 from tests.common import BORDERS, FAMILIES
 
@@ -256,6 +258,79 @@ def test_ahead_of_time_package(tmp_path: Path) -> None:
         torch.testing.assert_close(plain.module()(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("per", ["channel", "layer"])
+def test_jit_trace(per: str, dtype: torch.dtype) -> None:
+    """The first call of a process, too, is one that can be repeated, of any size."""
+    _shared_rules.cache_clear()
+    model = nn.Sequential(
+        akm.AKMConv2d(3, 4, 3, padding=1, max_radius=6, per=per, truncate=3.0),
+        akm.Modulation2d(4, max_radius=5, per=per),
+    ).to(dtype)
+    traced = torch.jit.trace(model, torch.randn(2, 3, 9, 8, dtype=dtype))  # warnings are errors
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -2, 2)
+    for shape in ((2, 3, 9, 8), (5, 3, 13, 7)):
+        x = torch.randn(shape, dtype=dtype)
+        y, wanted = traced(x), model(x)
+        assert torch.equal(y, wanted)
+        parameters = list(model.parameters())
+        torch.testing.assert_close(
+            torch.autograd.grad(y.square().mean(), parameters),
+            torch.autograd.grad(wanted.square().mean(), parameters),
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+def test_what_a_trace_leaves_behind_serves_others() -> None:
+    """A constant that is made inside a trace is none of its nodes."""
+    _shared_rules.cache_clear()
+    sigma = torch.rand(3)
+    torch.jit.trace(lambda sigma: akm.gaussian_taps(sigma, 4), sigma)
+    other = torch.jit.trace(lambda sigma: akm.gaussian_taps(sigma, 4), sigma)
+    assert torch.equal(other(2 * sigma), akm.gaussian_taps(2 * sigma, 4))
+    with pytest.raises(ValueError, match=re.escape("r must have shape (), (1,), (2,) or (1, 2)")):
+        torch.jit.trace(akm.modulate, (torch.randn(1, 2, 4, 4), sigma, sigma))
+
+
+def test_fx() -> None:
+    """Symbolic tracing keeps the functions whole; parameters stay those of the model."""
+    model = nn.Sequential(
+        akm.AKMConv2d(3, 4, 3, padding=1, max_radius=5, border="zeros"),
+        nn.ReLU(),
+        akm.Modulation2d(4, **akm.PAPER),
+    )
+    traced = pickle.loads(pickle.dumps(torch.fx.symbolic_trace(model)))
+    for parameter, mine in zip(traced.parameters(), model.parameters(), strict=True):
+        nn.init.uniform_(mine, -2, 2)
+        parameter.data.copy_(mine.data)
+    for x in (torch.randn(2, 3, 9, 8), torch.randn(3, 7, 5)):
+        y, wanted = traced(x), model(x)
+        assert torch.equal(y, wanted)
+        for found, want in zip(
+            torch.autograd.grad(y.square().mean(), list(traced.parameters())),
+            torch.autograd.grad(wanted.square().mean(), list(model.parameters())),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda z, r, s: akm.modulate(z, r, s=s, border="reflect") + 1, [(2, 3, 6, 5), (3,), (3,)]),
+        (lambda z, r: akm.gaussian_blur(2 * z, r, max_radius=3, truncate=1.0), [(3, 6, 5), (3,)]),
+        (lambda r: akm.gaussian_taps(r, 7, gaussian="sampled").sum(-1), [(2, 3)]),
+        (lambda z: akm.gaussian_blur(z, torch.tensor(2.0), border="circular"), [(1, 2, 6, 5)]),
+    ],
+    ids=["modulate", "gaussian_blur", "gaussian_taps", "constant"],
+)
+def test_fx_of_functions(function: Any, shapes: list[tuple[int, ...]]) -> None:
+    inputs = [torch.rand(shape) for shape in shapes]
+    assert torch.equal(torch.fx.symbolic_trace(function)(*inputs), function(*inputs))
+
+
 CAPTURE = """
 import torch, triton
 from torch._functorch.aot_autograd import aot_export_joint_simple
@@ -332,3 +407,38 @@ for forbidden in (
 def test_a_pytorch_of_unknown_version() -> None:
     """Public names alone: training, compiled or not, is right; forward mode is never zero."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", UNKNOWN], cwd=ROOT, check=True)
+
+
+RELOAD = """
+import gc, importlib, sys, torch
+import akm_triton as before
+
+def check(akm, layer):
+    torch.manual_seed(0)
+    z, r, s = (torch.rand(n, dtype=torch.float64, requires_grad=True) for n in ((1, 2, 3, 2), 2, 2))
+    def f(*x): return akm.modulate(*x, max_radius=2)
+    assert torch.autograd.gradcheck(f, (z, r, s), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, (z, r, s), fast_mode=True)
+    layer(z.float()).sum().backward()
+    assert (layer.r.grad != 0).all()
+
+old = before.Modulation2d(2)
+for name in [x for x in sys.modules if x.partition(".")[0] == "akm_triton"]:
+    del sys.modules[name]
+import akm_triton as after
+assert after is not before
+gc.collect()
+check(after, after.Modulation2d(2))
+check(before, old)
+for name in ("autograd", "gated_taps", "ops", "functional", "layers"):
+    importlib.reload(sys.modules["akm_triton." + name])
+importlib.reload(after)
+gc.collect()
+check(after, after.Modulation2d(2))
+check(before, old)
+"""
+
+
+def test_imported_again_and_reloaded() -> None:
+    """What was made before keeps its derivatives, and so has what is made after."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", RELOAD], cwd=ROOT, check=True)

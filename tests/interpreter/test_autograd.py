@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,3 +58,25 @@ def test_module_trains_through_the_kernels(monkeypatch: pytest.MonkeyPatch) -> N
         losses.append(loss.item())
     assert losses == sorted(losses, reverse=True)
     assert all(not torch.equal(p, before[name]) for name, p in layer.named_parameters())
+
+
+def test_numbers_that_stand_for_others() -> None:
+    """Tensors with a negative bit, and zeros without memory, as the dispatcher resolves them."""
+    z = torch.randn(1, 3, 5, 6, dtype=torch.complex64).conj().imag
+    r, s = torch._neg_view(torch.tensor([0.5, 1.0, 2.0])), torch._neg_view(torch.randn(3))
+    g = torch._neg_view(torch.randn(1, 3, 5, 6))
+    assert all(x.is_neg() for x in (z, r, s, g))
+    lazy, plain = [z, r, s], [x.clone().resolve_neg() for x in (z, r, s)]
+    modulate = partial(akm.modulate, max_radius=2, backend="triton")
+    wanted = modulate(*plain)
+    for i in range(3):
+        torch.testing.assert_close(modulate(*plain[:i], lazy[i], *plain[i + 1 :]), wanted)
+    nothing = torch._efficientzerotensor(3)
+    torch.testing.assert_close(modulate(z, r, nothing), modulate(z, r, torch.zeros(3)))
+
+    def gradients(inputs: list[Tensor], g: Tensor) -> tuple[Tensor, ...]:
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        return torch.autograd.grad(modulate(*inputs), inputs, g)
+
+    expected = gradients(plain, g.clone().resolve_neg())
+    torch.testing.assert_close(gradients(lazy, g), expected)

@@ -416,6 +416,25 @@ def test_second_derivative_of_the_tables(family: str, truncate: float | None, ga
             torch.testing.assert_close(mine.double(), want, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter is NumPy, and NumPy warns
+@pytest.mark.parametrize("family", ["discrete", "sampled"])
+def test_derivatives_of_the_tables_far_beyond_the_window(family: str) -> None:
+    """k_0 - 1/31 ≈ 40/31 / σ²; its derivatives follow until they underflow, and none is NaN."""
+    r = torch.tensor([60.0, 1e4, -1e7, 1e9, 1e15, 3e38])
+    centre = torch.zeros(2, len(r), 16)
+    centre[0, :, 0] = 1
+    options = False, 15, family, None
+    first = triton_backend.gated_taps_grad(r, r, centre, *options)[0]
+    one = torch.ones_like(r)
+    second = triton_backend.gated_taps_grad_grad(r, r, centre, one, one, *options)[0]
+    for found, wanted in (
+        (first, -80 / 31 / r.double() ** 3),
+        (second, 240 / 31 / r.double() ** 4),
+    ):
+        assert found.isfinite().all()
+        torch.testing.assert_close(found, wanted.float(), rtol=0.1, atol=1e-36)
+
+
 @pytest.mark.parametrize("border", BORDERS)
 def test_both_backends_agree(border: str) -> None:
     z, g = random(2, 3, 20, 37, seed=1), random(2, 3, 20, 37, seed=2)

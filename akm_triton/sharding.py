@@ -1,0 +1,77 @@
+"""DTensor: each process runs an op on its own samples, and a gradient of taps that the samples
+share is the sum over the processes.
+
+``torch.distributed`` is not imported here before a DTensor has come.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from torch import Tensor
+
+from akm_triton.tracing import PLAIN_TYPES
+
+_maps: dict[Any, int] = {}
+"""Of the ops that DTensor does not know yet."""
+
+
+def declare(op: Any, maps: int) -> None:
+    """Let the op, whose first ``maps`` arguments are maps (N, …) and whose next ones are taps,
+    (2, N, C, R+1) or shared by the samples, run on DTensors once ``prepare`` has met one.
+
+    An op of one map returns a map. An op of two returns the gradient of the taps, perhaps after a
+    map. Without maps every process runs the whole op.
+    """
+    _maps[op] = maps
+
+
+def prepare(x: Tensor) -> None:
+    """Tell DTensor how the ops run on its shards, where x is the first that comes."""
+    if _maps and _is_distributed(x):
+        _register()
+
+
+def replicated(constant: Tensor, like: Tensor) -> Tensor:
+    """The constant, whole in each process if ``like`` is a DTensor: those combine with no other
+    tensors."""
+    if not _is_distributed(like):
+        return constant
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(constant, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def _is_distributed(x: Tensor) -> bool:
+    if type(x) in PLAIN_TYPES:
+        return False
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def _register() -> None:
+    from torch.distributed.tensor.experimental import register_sharding
+
+    while _maps:
+        op, maps = _maps.popitem()
+        register_sharding(op)(functools.partial(_placements, maps, len(op._schema.returns)))
+
+
+def _placements(maps: int, results: int, *args: Any) -> list[Any]:
+    """Pairs of how the results and the arguments may be placed."""
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    tensors = [x for x in args if hasattr(x, "ndim")]
+    options = [None] * (len(args) - len(tensors))
+    whole: Any = [Replicate()] * results, [Replicate()] * len(tensors) + options
+    if maps == 0:
+        return [whole]
+    own = [x.ndim == 4 for x in tensors[maps:]]  # taps of each sample
+    taps = [Shard(1) if mine else Replicate() for mine in own]
+    out: list[Any] = [Shard(0)] * results
+    if maps > 1:
+        out[-1] = Shard(1) if own[0] else Partial()
+    return [whole, (out, [Shard(0)] * maps + taps + options)]
