@@ -1,7 +1,7 @@
 """Border rule → how an index outside the map folds back into it."""
 
-from functools import lru_cache
-from typing import NamedTuple, TypeVar
+import threading
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -98,13 +98,27 @@ def indicator(
         taps = torch.arange(radius + 1, device=like.device)
         cells = torch.arange(before + rows + after, device=like.device)
         return _count(taps, cells, rows, before, after, border, transpose).to(like.dtype)
-    return _cached_indicator(
-        radius, rows, before, after, border, transpose, like.dtype, like.device
-    )
+    key = radius, rows, before, after, border, transpose, like.dtype, like.device
+    with _lock:
+        if key in _kept:
+            _kept[key] = matrix = _kept.pop(key)  # the last used is the last in order
+            return matrix
+    matrix = _indicator(*key)
+    with _lock:
+        _kept[key] = matrix
+        while sum(x.nbytes for x in _kept.values()) > KEPT_BYTES:
+            del _kept[next(iter(_kept))]
+    return matrix
 
 
-@lru_cache(maxsize=64)  # about 0.3 MB each at radius 15
-def _cached_indicator(
+KEPT_BYTES = 2**26
+"""Of all indicators together; one takes 0.3 MB or so at radius 15, and 30 MB at radius 127."""
+
+_kept: dict[tuple[Any, ...], Tensor] = {}
+_lock = threading.Lock()
+
+
+def _indicator(
     radius: int,
     rows: int,
     before: int,
@@ -117,7 +131,7 @@ def _cached_indicator(
     taps, cells = np.arange(radius + 1), np.arange(before + rows + after)
     counts = _count(taps, cells, rows, before, after, border, transpose)
     with outside_transforms():
-        return torch.from_numpy(counts.astype(np.float64)).to(device, dtype)
+        return torch.from_numpy(counts.astype(np.float32)).to(device, dtype)
 
 
 def _count(

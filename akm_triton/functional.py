@@ -180,7 +180,8 @@ def modulate(
         border: ``"symmetric"`` (d c b a | a b c d), ``"zeros"``, ``"replicate"``, ``"reflect"``
             or ``"circular"``. A radius larger than the map is legal.
         truncate: also zero taps beyond ``int(truncate · σ)``; ``None`` keeps the whole window.
-        max_radius: the window's radius R in pixels; taps beyond it are cut, the rest renormalised.
+        max_radius: the window's radius R in pixels, 1 to 255; taps beyond it are cut, the rest
+            renormalised.
         backend: ``"triton"``, ``"torch"``, or ``None`` for the environment's ``AKM_BACKEND``,
             else Triton on CUDA tensors where it serves and PyTorch elsewhere.
 

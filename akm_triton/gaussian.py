@@ -17,6 +17,10 @@ from akm_triton.tracing import TRIED, constant_when_compiled, outside_transforms
 
 FAMILIES = ("discrete", "sampled")
 
+LARGEST_RADIUS = 255
+"""Matrices of constants hold 4R² numbers for the taps, and up to 4R³ for the blur of a map of 2R
+pixels: here 66 million."""
+
 
 class BesselRules(NamedTuple):
     """Two rules for e^{-t} I_n(t), each a product of a function of t with a constant matrix.
@@ -67,7 +71,7 @@ def _rules(max_radius: int, dtype: torch.dtype, device: torch.device) -> BesselR
     return BesselRules(constant(cos_minus_one), constant(cosines), constant(series), switch)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=32)  # 2 MB each at the largest radius
 def _shared_rules(*args: Any) -> BesselRules:
     with outside_transforms():
         return _rules(*args)
@@ -105,6 +109,11 @@ def check_window(
         raise TypeError(f"max_radius must be an int (pixels), got {type(max_radius).__name__}")
     if max_radius < 1:
         raise ValueError(f"max_radius must be at least 1 pixel, got {max_radius}")
+    if max_radius > LARGEST_RADIUS:
+        raise ValueError(
+            f"max_radius must be at most {LARGEST_RADIUS} pixels, beyond which the matrices of the "
+            f"blur take too much memory, got {max_radius}; blur a smaller map instead"
+        )
     return truncate, int(max_radius)
 
 
@@ -130,7 +139,7 @@ def gaussian_taps(
 
     Args:
         sigma: standard deviation in pixels, any shape, floating point. Only σ² enters.
-        max_radius: R; taps beyond it are cut and the rest renormalised.
+        max_radius: R, 1 to 255; taps beyond it are cut and the rest renormalised.
         gaussian: ``"discrete"`` or ``"sampled"``.
         truncate: also zero the taps beyond ``int(truncate * sigma)``; ``None`` keeps the window.
 

@@ -380,6 +380,8 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(truncate="3"), TypeError, r"truncate must be None or a number, got '3'"),
     (dict(truncate=ONE), TypeError, r"truncate must be None or a number, got tensor"),
     (dict(max_radius=0), ValueError, r"max_radius must be at least 1 pixel, got 0"),
+    (dict(max_radius=256), ValueError, r"max_radius must be at most 255 pixels, .* got 256"),
+    (dict(max_radius=2**40), ValueError, r"max_radius must be at most 255 pixels"),
     (dict(max_radius=2.0), TypeError, r"max_radius must be an int \(pixels\), got float"),
     (dict(max_radius=True), TypeError, r"max_radius must be an int \(pixels\), got bool"),
     (dict(backend="cuda"), ValueError, r"backend must be one of .* got 'cuda'"),
@@ -428,3 +430,29 @@ def test_environment_names_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKM_BACKEND", "fast")
     with pytest.raises(ValueError, match="AKM_BACKEND must be one of"):
         akm.modulate(Z, ONE, ONE)
+
+
+def test_the_largest_radius() -> None:
+    """A box of everything, on a map that is much smaller."""
+    z = random(1, 1, 6, 4)
+    y = akm.gaussian_blur(z, torch.tensor(1e9), max_radius=255, border="circular")
+    torch.testing.assert_close(y, z.mean().expand_as(z), rtol=0, atol=1e-2)
+    assert akm.Modulation2d(1, max_radius=255).max_radius == 255
+
+
+def test_constants_that_are_kept_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bytes_kept() -> int:
+        return sum(x.nbytes for x in borders._kept.values())
+
+    monkeypatch.setattr(borders, "_kept", {})
+    monkeypatch.setattr(borders, "KEPT_BYTES", 20_000)
+    sigma, most = torch.tensor(2.0), 0
+    for side in (5, 9, 5, 12, 20, 5, 33):
+        z = random(1, 2, side, side, dtype=torch.float32)
+        y = akm.gaussian_blur(z, sigma, max_radius=6, border="replicate")
+        most = max(most, bytes_kept())
+        assert bytes_kept() <= 20_000
+        kept = dict(borders._kept)
+        assert torch.equal(akm.gaussian_blur(z, sigma, max_radius=6, border="replicate"), y)
+        assert all(borders._kept[key] is x for key, x in kept.items())  # made once
+    assert most > 10_000
