@@ -57,14 +57,15 @@ def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
     _check_dense(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    shape = sizes(x)
-    if shape and shape != (1,) and shape != (of_map := sizes(z))[-3:-2]:
-        n, c = (1, *of_map)[-4:-2] if z.dim() == 3 else of_map[:2]
-        if len(shape) != 2 or shape[0] not in (1, n) or shape[1] not in (1, c):
-            raise ValueError(
-                f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
-                f"{tuple(of_map)}, got {tuple(shape)}"
-            )
+    shape, of_map = sizes(x), sizes(z)
+    rank, c = len(shape), of_map[-3]
+    n = of_map[0] if len(of_map) == 4 else 1
+    # axis by axis: a comparison of shapes compares N with C too, which a graph would then depend on
+    if rank > 2 or (rank and shape[-1] not in (1, c)) or (rank == 2 and shape[0] not in (1, n)):
+        raise ValueError(
+            f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
+            f"{tuple(of_map)}, got {tuple(shape)}"
+        )
     if x.device != z.device:
         raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
 
@@ -133,7 +134,7 @@ def _apply(
         r = _as_op_takes(r, batch).to(dtype)
         if s is not None:
             s = _as_op_takes(s, batch).to(dtype)
-            if sizes(r) != sizes(s):
+            if r.dim() != s.dim() or sizes(r) != sizes(s):
                 r, s = torch.broadcast_tensors(r, s)
         y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
     return y if z.dim() == 4 else y[0]

@@ -331,6 +331,22 @@ def test_fx_of_functions(function: Any, shapes: list[tuple[int, ...]]) -> None:
     assert torch.equal(torch.fx.symbolic_trace(function)(*inputs), function(*inputs))
 
 
+class PerSample(nn.Module):
+    def forward(self, z: Tensor, r: Tensor) -> Tensor:
+        return akm.modulate(z, r, torch.zeros(3), max_radius=3)
+
+
+def test_an_exported_batch_may_be_as_large_as_the_channels_are_many() -> None:
+    """No size of the batch is compared with another number, which the program would then insist
+    on."""
+    batch, module = torch.export.Dim("batch", min=1, max=64), PerSample()
+    example = torch.randn(4, 3, 6, 5), torch.rand(4, 3)
+    program = torch.export.export(module, example, dynamic_shapes=({0: batch}, {0: batch}))
+    for n in (1, 3, 5):
+        z, r = torch.randn(n, 3, 6, 5), torch.rand(n, 3)
+        torch.testing.assert_close(program.module()(z, r), module(z, r))
+
+
 CAPTURE = """
 import torch, triton
 from torch._functorch.aot_autograd import aot_export_joint_simple
