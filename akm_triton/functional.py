@@ -102,13 +102,12 @@ def _why_not_triton(z: Tensor, max_radius: int) -> Exception | None:
 
 
 def _autocast_dtype(z: Tensor, *parameters: Tensor) -> torch.dtype | None:
-    """The dtype that autocast gives a convolution of z, or None where it gives none: it is off, or
-    the convolution is batched by ``torch.func.vmap``."""
+    """The dtype that autocast gives a convolution of z, or None where it gives none."""
     device = z.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         return None
-    if is_batched(z, *parameters):
-        return None
+    if device == "cpu" and is_batched(z, *parameters):
+        return None  # vmap turns conv2d into aten.convolution, which only other devices cast
     return z.dtype if z.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 

@@ -29,6 +29,12 @@ PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+def constant_when_compiled(function: _Function) -> _Function:
+    """``torch.compiler.assume_constant_result``, without the second that importing it takes."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def in_graph(x: Tensor) -> bool:
     """Whether x belongs to a graph that AOTAutograd is tracing. An op sees such tensors only where
     it decomposes."""
@@ -62,14 +68,18 @@ def is_transformed() -> bool:
     )
 
 
+@constant_when_compiled
+def _is_vmap_innermost() -> bool:
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    return interpreter is not None and interpreter.key() == torch._C._functorch.TransformType.Vmap
+
+
 def is_batched(*tensors: Tensor) -> bool:
     """Whether the innermost transform at work is ``torch.func.vmap``, over one of these tensors."""
-    if not TRIED or torch.compiler.is_compiling():
+    if not (TRIED and _is_vmap_innermost()):
         return False
-    interpreter = torch._C._functorch.peek_interpreter_stack()
-    if interpreter is None or interpreter.key() != torch._C._functorch.TransformType.Vmap:
-        return False
-    return any(torch._C._functorch.is_batchedtensor(x) for x in tensors)
+    # what Dynamo cannot ask it may take for granted
+    return torch.compiler.is_compiling() or any(map(torch._C._functorch.is_batchedtensor, tensors))
 
 
 def can_skip_dispatcher(*tensors: Tensor) -> bool:
@@ -125,9 +135,3 @@ def sizes(x: Tensor) -> torch.Size:
         return x.shape
     with _unrecorded():
         return x.shape
-
-
-def constant_when_compiled(function: _Function) -> _Function:
-    """``torch.compiler.assume_constant_result``, without the second that importing it takes."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function

@@ -349,6 +349,26 @@ def test_autocast_under_vmap_is_that_of_a_convolution(name: str) -> None:
             assert (mine - want).abs().max() < 2**-4 * want.abs().max() + 1e-3
 
 
+def test_which_devices_cast_the_convolution_that_vmap_makes() -> None:
+    """A CPU does not, the others do, and what stands beside it does as they do."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    cast = {x: has_kernel("aten::convolution", f"Autocast{x}") for x in ("CPU", "CUDA", "XPU")}
+    assert cast == {"CPU": False, "CUDA": True, "XPU": True}
+
+
+def test_autocast_under_compiled_vmap() -> None:
+    torch._dynamo.reset()
+    akm_layer, conv = akm.AKMConv2d(2, 4, 3), nn.Conv2d(4, 2, 3)
+
+    def squares(x: Tensor) -> Tensor:
+        return torch.func.vmap(lambda x: conv(akm_layer(x)))(x).float().square()
+
+    x = random(3, 2, 2, 8, 8).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.compile(squares, fullgraph=True, backend="aot_eager")(x)
+        torch.testing.assert_close(found, squares(x))
+
+
 Z = torch.zeros(2, 3, 5, 5)
 ONE = torch.ones(3)
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
