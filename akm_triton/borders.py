@@ -97,7 +97,8 @@ def indicator(
     if torch.compiler.is_compiling() or type(like) not in PLAIN_TYPES:
         taps = torch.arange(radius + 1, device=like.device)
         cells = torch.arange(before + rows + after, device=like.device)
-        return _count(taps, cells, rows, before, after, border, transpose).to(like.dtype)
+        counts = _count(taps, cells, radius, rows, before, after, border, transpose)
+        return counts.to(like.dtype)
     key = radius, rows, before, after, border, transpose, like.dtype, like.device
     with _lock:
         if key in _kept:
@@ -128,22 +129,25 @@ def _indicator(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    taps, cells = np.arange(radius + 1), np.arange(before + rows + after)
-    counts = _count(taps, cells, rows, before, after, border, transpose)
+    cells, options = np.arange(before + rows + after), (rows, before, after, border, transpose)
+    # few taps at a time: NumPy counts in 64 bits, several times over
+    parts = np.array_split(np.arange(radius + 1), -(-(radius + 1) // 8))
+    counts = [_count(taps, cells, radius, *options).astype(np.uint8) for taps in parts]
     with outside_transforms():
-        return torch.from_numpy(counts.astype(np.float32)).to(device, dtype)
+        return torch.from_numpy(np.concatenate(counts)).to(device, dtype)
 
 
 def _count(
-    taps: Index,  # (R+1,) = 0 … R
+    taps: Index,  # some of 0 … R
     cells: Index,  # (before + rows + after,) = 0, 1, …
+    radius: int,
     rows: int,
     before: int,
     after: int,
     border: str,
     transpose: bool,
 ) -> Index:
-    size, radius = len(cells), len(taps) - 1
+    size = len(cells)
     outputs = cells[before : before + rows][:, None]
     inputs = cells[before - min(before, radius) : before + rows + min(after, radius)]
     i, j = (inputs, outputs) if transpose else (outputs, inputs)
@@ -151,5 +155,5 @@ def _count(
     counts = (fold_index(i + n, size, border) == j) * 1 + (
         (fold_index(i - n, size, border) == j) & (n > 0)
     ) * 1
-    flat: Index = counts.reshape(radius + 1, -1)
+    flat: Index = counts.reshape(len(taps), -1)
     return flat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -458,6 +459,18 @@ def test_the_largest_radius() -> None:
     y = akm.gaussian_blur(z, torch.tensor(1e9), max_radius=255, border="circular")
     torch.testing.assert_close(y, z.mean().expand_as(z), rtol=0, atol=1e-2)
     assert akm.Modulation2d(1, max_radius=255).max_radius == 255
+
+
+def test_making_a_constant_takes_little_more_than_to_keep_it() -> None:
+    (block,) = borders.row_blocks(232, 100, "symmetric", 32)
+    like = torch.zeros((), dtype=torch.float64)
+    tracemalloc.start()
+    try:
+        made = borders.indicator(block, 100, "symmetric", like)
+        peak = tracemalloc.get_traced_memory()[1]  # of NumPy alone
+    finally:
+        tracemalloc.stop()
+    assert peak < made.nbytes
 
 
 def test_constants_that_are_kept_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
