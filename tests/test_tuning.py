@@ -668,7 +668,8 @@ def test_a_home_that_may_not_be_read_warns_where_something_was_to_be(
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     path.chmod(0o600)
-    for folder in (*tmp_path.parents[:2], tmp_path, home, home / ".cache", path.parent):
+    ours = [folder for folder in tmp_path.parents if "pytest" in str(folder)]
+    for folder in (*ours, tmp_path, home, home / ".cache", path.parent):
         folder.chmod(0o711)
     home.chmod(0o700)
     os.seteuid(54321)
