@@ -14,7 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from akm_triton import backend as backends
 from akm_triton import ops
 from akm_triton.borders import BORDERS
-from akm_triton.gaussian import check_window
+from akm_triton.gaussian import check_dense, check_window
 from akm_triton.launch.problem import MAX_RADIUS
 from akm_triton.tracing import is_batched, sizes
 
@@ -32,17 +32,11 @@ def check_options(
     return check_window(gaussian, truncate, max_radius)
 
 
-def _check_dense(name: str, x: Tensor) -> None:
-    if x.layout is not torch.strided or x.is_nested:
-        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").strip("_")
-        raise TypeError(f"{name} must be a dense tensor, got layout {layout}; see Tensor.to_dense")
-
-
 def _check_map(z: Tensor) -> torch.Size:
     """Raise for what is no map; returns its shape."""
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a Tensor, got {type(z).__name__}")
-    _check_dense("z", z)
+    check_dense("z", z)
     if not z.is_floating_point() or z.element_size() < 2:
         raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
     shape = sizes(z)
@@ -57,7 +51,7 @@ def _as_op_takes(name: str, x: Tensor, z: Tensor, of_map: torch.Size) -> Tensor:
     """r or s as (1|C,) or (N, C); raises for what does not belong to z, of shape ``of_map``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
-    _check_dense(name, x)
+    check_dense(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
     if x.device != z.device:

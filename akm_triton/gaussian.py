@@ -91,6 +91,13 @@ def _up_to(last: int, like: Tensor) -> Tensor:
     return replicated(torch.arange(last + 1, device=like.device), like)
 
 
+def check_dense(name: str, x: Tensor) -> None:
+    """Raise where x has no strides to read it by."""
+    if x.layout is not torch.strided or x.is_nested:
+        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").strip("_")
+        raise TypeError(f"{name} must be a dense tensor, got layout {layout}; see Tensor.to_dense")
+
+
 def check_window(
     gaussian: str, truncate: float | None, max_radius: int
 ) -> tuple[float | None, int]:
@@ -165,6 +172,7 @@ def gaussian_taps(
     if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
         raise TypeError(f"sigma must be a floating point Tensor, got {got}")
+    check_dense("sigma", sigma)
     truncate, max_radius = check_window(gaussian, truncate, max_radius)
     r = _widened(sigma)
     n = _up_to(max_radius, r)
