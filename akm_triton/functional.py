@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +18,6 @@ from akm_triton.launch.problem import MAX_RADIUS
 from akm_triton.tracing import is_batched, sizes
 
 _HAS_TRITON = find_spec("triton") is not None
-_UNCHANGED = contextlib.nullcontext()
 
 
 def check_options(
@@ -130,16 +128,13 @@ def _apply(
     z = z if autocast is None else z.to(autocast)
     chosen = _choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    # autocast must not round the taps
-    off = _UNCHANGED if autocast is None else torch.autocast(z.device.type, enabled=False)
-    with off:
-        r = r.to(dtype)
-        if s is not None:
-            s = s.to(dtype)
-            if r.dim() != s.dim() or sizes(r) != sizes(s):
-                r, s = torch.broadcast_tensors(r, s)
-        batch = z if len(of_map) == 4 else z[None]
-        y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
+    r = r.to(dtype)
+    if s is not None:
+        s = s.to(dtype)
+        if r.dim() != s.dim() or sizes(r) != sizes(s):
+            r, s = torch.broadcast_tensors(r, s)
+    batch = z if len(of_map) == 4 else z[None]
+    y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
     return y if len(of_map) == 4 else y[0]
 
 

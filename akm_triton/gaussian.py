@@ -179,8 +179,8 @@ def gaussian_taps(
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
         t = (r * r).clamp(max=rules.switch)
-        small = torch.exp(t * rules.cos_minus_one) @ rules.cosines
-        large = _powers(r, rules) @ rules.series
+        small = _product(torch.exp(t * rules.cos_minus_one), rules.cosines)
+        large = _product(_powers(r, rules), rules.series)
         taps = torch.where(r * r <= rules.switch, small, large)
     else:
         # below t = 1e-4 every side tap is zero in any dtype, and so is its derivative
@@ -191,8 +191,7 @@ def gaussian_taps(
     return taps.to(torch.promote_types(sigma.dtype, torch.float32))
 
 
-# Where there is no float64. Elsewhere taps are computed in it: they are few, and autocast, which
-# would round the matrix products of a backward too, leaves it alone.
+# Where there is no float64. Elsewhere taps are computed in it: they are few.
 _WITHOUT_FLOAT64 = ("mps", "xpu")
 
 
@@ -203,6 +202,14 @@ def _widened(r: Tensor) -> Tensor:
     r = r.float() if r.device.type in _WITHOUT_FLOAT64 else r.double()
     most = 1e18 if r.dtype == torch.float32 else 1e150
     return (r.clamp(-most, most) + 0 * r)[..., None]
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ matrix. Autocast, in a backward too, would round a matrix product, but none of float64,
+    and no sum."""
+    if x.dtype == torch.float64:
+        return x @ matrix
+    return (x[..., None] * matrix).sum(-2)
 
 
 def _magnitude(r: Tensor) -> Tensor:
@@ -236,8 +243,8 @@ def tap_derivatives(
         p = [
             torch.where(
                 is_small,
-                (density * rules.cos_minus_one**order) @ rules.cosines,
-                (powers * rising[order]) @ rules.series,
+                _product(density * rules.cos_minus_one**order, rules.cosines),
+                _product(powers * rising[order], rules.series),
             )
             for order in range(4)
         ]

@@ -300,7 +300,9 @@ def test_derivatives_inside_autocast(
         )
 
 
-def test_taps_inside_autocast() -> None:
+@pytest.mark.parametrize("lacking", [(), ("cpu",)], ids=["float64", "no float64"])
+def test_taps_inside_autocast(lacking: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gaussian, "_WITHOUT_FLOAT64", lacking)
     sigma = torch.tensor([0.5, 3.0, 40.0], requires_grad=True)
     wanted = akm.gaussian_taps(sigma)
     (slope,) = torch.autograd.grad(wanted[:, 0].sum(), sigma)
