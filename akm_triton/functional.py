@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -14,12 +13,11 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from akm_triton import backend as backends
 from akm_triton import ops
 from akm_triton.borders import BORDERS
-from akm_triton.gaussian import check_window
+from akm_triton.gaussian import check_dense, check_window
 from akm_triton.launch.problem import MAX_RADIUS
 from akm_triton.tracing import is_batched, sizes
 
 _HAS_TRITON = find_spec("triton") is not None
-_UNCHANGED = contextlib.nullcontext()
 
 
 def check_options(
@@ -32,42 +30,46 @@ def check_options(
     return check_window(gaussian, truncate, max_radius)
 
 
-def _check_dense(name: str, x: Tensor) -> None:
-    if x.layout is not torch.strided or x.is_nested:
-        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").strip("_")
-        raise TypeError(f"{name} must be a dense tensor, got layout {layout}; see Tensor.to_dense")
-
-
-def _check_map(z: Tensor) -> None:
+def _check_map(z: Tensor) -> torch.Size:
+    """Raise for what is no map; returns its shape."""
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a Tensor, got {type(z).__name__}")
-    _check_dense("z", z)
+    check_dense("z", z)
     if not z.is_floating_point() or z.element_size() < 2:
         raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
     shape = sizes(z)
-    if z.dim() not in (3, 4):
+    if len(shape) not in (3, 4):
         raise ValueError(f"z must be (N, C, H, W) or (C, H, W), got shape {tuple(shape)}")
     if 0 in shape[-3:]:
         raise ValueError(f"z must have channels, rows and columns, got shape {tuple(shape)}")
+    return shape
 
 
-def _check_parameter(name: str, x: Tensor, z: Tensor) -> None:
+def _as_op_takes(name: str, x: Tensor, z: Tensor, of_map: torch.Size) -> Tensor:
+    """r or s as (1|C,) or (N, C); raises for what does not belong to z, of shape ``of_map``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
-    _check_dense(name, x)
+    check_dense(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
-    shape, of_map = sizes(x), sizes(z)
-    rank, c = len(shape), of_map[-3]
-    n = of_map[0] if len(of_map) == 4 else 1
+    if x.device != z.device:
+        raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
+    shape, c = sizes(x), of_map[-3]
+    rank = len(shape)
+    if rank == 0:
+        return x.reshape(1)
     # axis by axis: a comparison of shapes compares N with C too, which a graph would then depend on
-    if rank > 2 or (rank and shape[-1] not in (1, c)) or (rank == 2 and shape[0] not in (1, n)):
+    if rank == 1 and (shape[0] == c or shape[0] == 1):
+        return x
+    n = of_map[0] if len(of_map) == 4 else 1
+    if rank != 2 or shape[0] not in (1, n) or shape[1] not in (1, c):
         raise ValueError(
             f"{name} must have shape (), (1,), ({c},) or ({n}, {c}) for z of shape "
             f"{tuple(of_map)}, got {tuple(shape)}"
         )
-    if x.device != z.device:
-        raise ValueError(f"{name} is on {x.device} but z is on {z.device}; move one of them")
+    if shape[0] == 1:
+        return x[0]
+    return x if shape[1] == c else x.expand(-1, c)
 
 
 def _choose_backend(backend: str | None, z: Tensor, max_radius: int) -> str:
@@ -118,37 +120,22 @@ def _apply(
     """Check everything, then call the op. ``name`` is what the caller calls r; without s there is
     no gate."""
     truncate, max_radius = check_options(gaussian, border, truncate, max_radius)
-    _check_map(z)
-    _check_parameter(name, r, z)
+    of_map = _check_map(z)
+    r = _as_op_takes(name, r, z, of_map)
     if s is not None:
-        _check_parameter("s", s, z)
+        s = _as_op_takes("s", s, z, of_map)
     autocast = _autocast_dtype(z, r, r if s is None else s)
     z = z if autocast is None else z.to(autocast)
     chosen = _choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    # autocast must not round the taps
-    off = _UNCHANGED if autocast is None else torch.autocast(z.device.type, enabled=False)
-    with off:
-        batch = z if z.dim() == 4 else z[None]
-        r = _as_op_takes(r, batch).to(dtype)
-        if s is not None:
-            s = _as_op_takes(s, batch).to(dtype)
-            if r.dim() != s.dim() or sizes(r) != sizes(s):
-                r, s = torch.broadcast_tensors(r, s)
-        y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
-    return y if z.dim() == 4 else y[0]
-
-
-def _as_op_takes(x: Tensor, z: Tensor) -> Tensor:
-    """r or s of any shape that is allowed as (1|C,) or (N, C)."""
-    shape = sizes(x)
-    if len(shape) == 0:
-        return x.reshape(1)
-    if len(shape) == 2 and shape[0] == 1:
-        return x[0]
-    if len(shape) == 2 and shape[1] == 1:
-        return x.expand(-1, z.shape[1])
-    return x
+    r = r.to(dtype)
+    if s is not None:
+        s = s.to(dtype)
+        if r.dim() != s.dim() or sizes(r) != sizes(s):
+            r, s = torch.broadcast_tensors(r, s)
+    batch = z if len(of_map) == 4 else z[None]
+    y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
+    return y if len(of_map) == 4 else y[0]
 
 
 def modulate(

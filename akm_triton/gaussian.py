@@ -91,6 +91,13 @@ def _up_to(last: int, like: Tensor) -> Tensor:
     return replicated(torch.arange(last + 1, device=like.device), like)
 
 
+def check_dense(name: str, x: Tensor) -> None:
+    """Raise where x has no strides to read it by."""
+    if x.layout is not torch.strided or x.is_nested:
+        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").strip("_")
+        raise TypeError(f"{name} must be a dense tensor, got layout {layout}; see Tensor.to_dense")
+
+
 def check_window(
     gaussian: str, truncate: float | None, max_radius: int
 ) -> tuple[float | None, int]:
@@ -165,14 +172,15 @@ def gaussian_taps(
     if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
         raise TypeError(f"sigma must be a floating point Tensor, got {got}")
+    check_dense("sigma", sigma)
     truncate, max_radius = check_window(gaussian, truncate, max_radius)
     r = _widened(sigma)
     n = _up_to(max_radius, r)
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
         t = (r * r).clamp(max=rules.switch)
-        small = torch.exp(t * rules.cos_minus_one) @ rules.cosines
-        large = _powers(r, rules) @ rules.series
+        small = _product(torch.exp(t * rules.cos_minus_one), rules.cosines)
+        large = _product(_powers(r, rules), rules.series)
         taps = torch.where(r * r <= rules.switch, small, large)
     else:
         # below t = 1e-4 every side tap is zero in any dtype, and so is its derivative
@@ -183,8 +191,7 @@ def gaussian_taps(
     return taps.to(torch.promote_types(sigma.dtype, torch.float32))
 
 
-# Where there is no float64. Elsewhere taps are computed in it: they are few, and autocast, which
-# would round the matrix products of a backward too, leaves it alone.
+# Where there is no float64. Elsewhere taps are computed in it: they are few.
 _WITHOUT_FLOAT64 = ("mps", "xpu")
 
 
@@ -195,6 +202,14 @@ def _widened(r: Tensor) -> Tensor:
     r = r.float() if r.device.type in _WITHOUT_FLOAT64 else r.double()
     most = 1e18 if r.dtype == torch.float32 else 1e150
     return (r.clamp(-most, most) + 0 * r)[..., None]
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ matrix. Autocast, in a backward too, would round a matrix product, but none of float64,
+    and no sum."""
+    if x.dtype == torch.float64:
+        return x @ matrix
+    return (x[..., None] * matrix).sum(-2)
 
 
 def _magnitude(r: Tensor) -> Tensor:
@@ -228,8 +243,8 @@ def tap_derivatives(
         p = [
             torch.where(
                 is_small,
-                (density * rules.cos_minus_one**order) @ rules.cosines,
-                (powers * rising[order]) @ rules.series,
+                _product(density * rules.cos_minus_one**order, rules.cosines),
+                _product(powers * rising[order], rules.series),
             )
             for order in range(4)
         ]

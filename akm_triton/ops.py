@@ -244,7 +244,9 @@ def modulate(
 ) -> Tensor:  # fmt: skip
     """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone; r and s (1|C,) or (N, C), of one
     shape."""
-    skip = can_skip_dispatcher(z, r, r if s is None else s)
+    skip = can_skip_dispatcher(z, r, r if s is None else s) and (
+        backend == "triton" or not torch.is_autocast_enabled(z.device.type)
+    )
     if not skip:
         sharding.prepare(z)
     if backend == "triton":

@@ -131,7 +131,7 @@ def _unrecorded() -> Iterator[None]:
 def sizes(x: Tensor) -> torch.Size:
     """``x.shape`` to check. Under ``torch.jit.trace`` that holds tensors, with a warning for each
     that is compared; this holds numbers."""
-    if not TRIED or torch.compiler.is_compiling() or torch._C._get_tracing_state() is None:
+    if torch._C._get_tracing_state() is None or not TRIED:
         return x.shape
     with _unrecorded():
         return x.shape

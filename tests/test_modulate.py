@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+import warnings
 from typing import Any
 
 import numpy as np
@@ -299,7 +300,9 @@ def test_derivatives_inside_autocast(
         )
 
 
-def test_taps_inside_autocast() -> None:
+@pytest.mark.parametrize("lacking", [(), ("cpu",)], ids=["float64", "no float64"])
+def test_taps_inside_autocast(lacking: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gaussian, "_WITHOUT_FLOAT64", lacking)
     sigma = torch.tensor([0.5, 3.0, 40.0], requires_grad=True)
     wanted = akm.gaussian_taps(sigma)
     (slope,) = torch.autograd.grad(wanted[:, 0].sum(), sigma)
@@ -372,6 +375,9 @@ def test_autocast_under_compiled_vmap() -> None:
 
 Z = torch.zeros(2, 3, 5, 5)
 ONE = torch.ones(3)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # nested tensors are called a prototype
+    NESTED = torch.nested.nested_tensor([Z[0], Z[1, :, :3]])
 REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(z=[1.0]), TypeError, r"z must be a Tensor, got list"),
     (dict(z=Z.int()), TypeError, r"z must be float16, .* got torch.int32"),
@@ -382,6 +388,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         r"z must have channels, rows and columns, got .*\(2, 3, 5, 0\)",
     ),
+    (dict(z=NESTED), TypeError, r"z must be a dense tensor, got layout nested"),
     (dict(z=Z.to_sparse()), TypeError, r"z must be a dense tensor, got layout sparse_coo"),
     (dict(z=Z.to_mkldnn()), TypeError, r"z must be a dense tensor, got layout mkldnn"),
     (dict(s=ONE.to_sparse()), TypeError, r"s must be a dense tensor, got layout sparse_coo"),

@@ -185,6 +185,7 @@ def test_three_derivatives(family: str, truncate: float | None) -> None:
         (torch.ones(1), {"max_radius": -3}, "max_radius must be at least 1"),
         (torch.ones(1, dtype=torch.int64), {}, "sigma must be a floating point Tensor"),
         (1.0, {}, "sigma must be a floating point Tensor, got float"),
+        (torch.ones(1).to_sparse(), {}, "sigma must be a dense tensor, got layout sparse_coo"),
     ],
     ids=str,
 )
