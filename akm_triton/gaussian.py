@@ -178,10 +178,11 @@ def gaussian_taps(
     n = _up_to(max_radius, r)
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
-        t = (r * r).clamp(max=rules.switch)
-        small = _product(torch.exp(t * rules.cos_minus_one), rules.cosines)
+        t = r * r
+        density = torch.exp(t.clamp(max=rules.switch) * rules.cos_minus_one)
+        small = _product(density, rules.cosines)
         large = _product(_powers(r, rules), rules.series)
-        taps = torch.where(r * r <= rules.switch, small, large)
+        taps = torch.where(t <= rules.switch, small, large)
     else:
         # below t = 1e-4 every side tap is zero in any dtype, and so is its derivative
         taps = torch.exp(-0.5 * (n / _magnitude(r).clamp(min=1e-2)) ** 2)

@@ -234,10 +234,10 @@ def modulate_backward(
     da, db = tap_grads(g, z, k, k, border)
     dr = gate * ((da + db) * slope).sum(-1)
     ds = gate * (1 - gate) * (da * k).sum(-1)
-    return dz, _sum_to(dr, np.shape(r)), _sum_to(ds, np.shape(s))
+    return dz, sum_to(dr, np.shape(r)), sum_to(ds, np.shape(s))
 
 
-def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """x (C,) or (N, C), summed over what ``shape`` was broadcast along."""
     if len(shape) == 0 or shape == (1,):
         return x.sum().reshape(shape)

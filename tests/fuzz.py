@@ -190,19 +190,13 @@ def _wanted(case: Case) -> Iterator[tuple[Array, Array]]:
     rounding = 16 * eps / (abs(r) + 1 / np.maximum(abs(r), 1e-30))
     bound = size * (4 * unit * abs(slope).max(-1) + rounding)
     dr = ((gate[..., None] * da + db) * slope).sum(-1)
-    yield _sums(case.r, dr), _sums(case.r, bound + 1e-30)
+    yield oracle.sum_to(dr, case.r.shape), oracle.sum_to(bound + 1e-30, case.r.shape)
     if case.s is not None:
         rise = gate * (1 - gate)
         size = ((size_a + lost / unit) * k).sum(-1)
         bound = unit * size * rise + eps * size
-        yield _sums(case.s, rise * (da * k).sum(-1)), _sums(case.s, bound)
-
-
-def _sums(parameter: Tensor, each: Array) -> Array:
-    """(N, C) summed to the shape of the parameter."""
-    if parameter.dim() < 2:
-        each = each.sum(0)
-    return each if each.shape == parameter.shape else each.sum().reshape(tuple(parameter.shape))
+        ds = rise * (da * k).sum(-1)
+        yield oracle.sum_to(ds, case.s.shape), oracle.sum_to(bound, case.s.shape)
 
 
 def run(seed: int, count: int, backend: str, progress: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -52,13 +53,9 @@ def error(found: Tensor, wanted: Array, size: Array | None = None) -> float:
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory is NaN, so that what a kernel leaves unwritten shows."""
-    empty, empty_like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
-    monkeypatch.setattr(
-        torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(float("nan"))
-    )
+def poisoned() -> Iterator[None]:
+    with fuzz.poisoned():
+        yield
 
 
 # (N, C, H, W, R): 1, 7, 14, 33, 100, non-square, C = 1, radius beyond the map, streamed rows,
