@@ -16,7 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from akm_triton.backend import resident, streamed, tap_kernels
+from akm_triton.backend import kernels, tap_kernels
 from akm_triton.backend.layout import empty_like
 from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
@@ -131,23 +131,21 @@ def _blur(
     if z.numel() > 0:
         op += "_adjoint" if adjoint else ""
         (grid,) = _grids(op, x, taps[0][0], border, plan)
-        _launch_blur(x, y, taps, adjoint, grid)
+        _launch_blur(x, y, taps, grid)
     return y.to(z.dtype)
 
 
-def _launch_blur(
-    z: Tensor, y: Tensor, taps: list[tuple[Tensor, Tensor]], adjoint: bool, grid: Grid
-) -> None:
+def _launch_blur(z: Tensor, y: Tensor, taps: list[tuple[Tensor, Tensor]], grid: Grid) -> None:
     (a, b), (c, d) = taps[0], taps[-1]
     _launch(
-        (streamed if grid.streams else resident).blur_kernel, grid.programs,
+        kernels.blur_kernel, grid.programs,
         z, *_strides(z.stride()),
         y, *_strides(y.stride()),
         *_taps(a),
         *_taps(b),
         c.contiguous(), d.contiguous(),
-        z.shape[0], grid.problem.c, grid.splits,
-        ADJOINT=adjoint, PAIR=len(taps) > 1, **grid.constants,
+        grid.problem.c, grid.share, grid.extra,
+        PAIR=len(taps) > 1, **grid.constants,
     )  # fmt: skip
 
 
@@ -185,7 +183,7 @@ def _grads(
             if grid.launch.da or grid.launch.db:
                 _launch_grad(g, z, dz, a, b, grads, grid)
             else:
-                _launch_blur(g, dz, [(a, b)], True, grid)
+                _launch_blur(g, dz, [(a, b)], grid)
     return grads
 
 
@@ -195,27 +193,25 @@ def _launch_grad(
     """Write dz and the gradients of the taps that the launch names."""
     launch, cfg, problem = grid.launch, grid.launch.config, grid.problem
     out = grads[0 if launch.da else 1 : 2 if launch.db else 1]
-    shape = (len(out), grid.splits, cfg.strips * cfg.segments, problem.c, problem.radius + 1)
+    shape = (len(out), grid.splits, cfg.strips, problem.c, problem.radius + 1)
     complete = math.prod(shape) == out.numel()  # there are no partial gradients to sum
     partial = out if complete else torch.empty(shape, dtype=torch.float32, device=z.device)
-    if launch.transposed:
-        g, z, a, b = g.mT, z.mT, b, a
     dz = dz if launch.dz else z  # stands in for it, and is not written
     _launch(
-        (streamed if grid.streams else resident).grad_kernel, grid.programs,
+        kernels.grad_kernel, grid.programs,
         g, *_strides(g.stride()),
         z, *_strides(z.stride()),
         dz, *_strides(dz.stride()),
         *_taps(a),
         *_taps(b),
         partial[0], partial[-1],
-        z.shape[0], problem.c, grid.splits,
+        problem.c, grid.share, grid.extra,
         **grid.constants,
     )  # fmt: skip
     if complete:
         return
     if out.dim() == 4:  # taps of each sample
-        torch.sum(partial, 2, out=out)
+        torch.sum(partial.view(len(out), problem.n, -1, *out.shape[2:]), 2, out=out)
     elif out.shape[1] > 1:
         torch.sum(partial, [1, 2], out=out)
     else:
