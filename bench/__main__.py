@@ -18,7 +18,7 @@ COMMANDS = {
     "fewshot-table": ("bench.fewshot.table", "compare finished few-shot runs in pairs"),
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
-    "model": ("bench.model", "what the analytic model predicts, next to what is measured"),
+    "predict": ("bench.predict.command", "speed predicted from machine code; needs no GPU"),
     "codegen": ("bench.codegen", "what the kernels compile to; needs no GPU"),
     "tune-device": ("bench.tune_device", "tune this GPU and write its device table"),
     "campaign": ("bench.campaign", "every GPU measurement in a few minutes, or its rehearsal"),
