@@ -19,6 +19,7 @@ COMMANDS = {
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, without the launch itself"),
     "predict": ("bench.predict.command", "speed predicted from machine code; needs no GPU"),
+    "candidates": ("bench.predict.candidates", "the tuner's order of candidates, and predict's"),
     "codegen": ("bench.codegen", "what the kernels compile to; needs no GPU"),
     "tune-device": ("bench.tune_device", "tune this GPU and write its device table"),
     "campaign": ("bench.campaign", "every GPU measurement in a few minutes, or its rehearsal"),

@@ -37,8 +37,8 @@ def draw(record: dict[str, Any]) -> Figure:
     where = f"Solid lines: {measured_on(record)}" if measured else "Nothing here was measured"
     figure.suptitle(
         f"Predicted from machine code by a model of an {rows[0]['machine']}\n"
-        + "\n".join(textwrap.wrap(f"{where}. {record['calibration']['stated']}", 92)),
-        weight="bold",
+        + "\n".join(textwrap.wrap(f"{where}. {record['calibration']['stated']}", 105)),
+        fontsize=9,
     )
     return figure
 

@@ -152,10 +152,11 @@ KEYS = {
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
     "predict": {"machine", "op", "shape", "radius", "bytes", "predicted", "of_copy", "sensitivity"},
+    "candidates": {"machine", "op", "shape", "radius", "place", "tiles", "effort", "predicted"},
     "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
     "fewshot": {"iteration", "loss", "val"},
 }
-UNTIMED = {"digits", "accuracy", "predict", "correctness", "fewshot"}
+UNTIMED = {"digits", "accuracy", "predict", "candidates", "correctness", "fewshot"}
 COMMITTED = sorted(results.ROOT.glob("*/**/*.json"))
 
 

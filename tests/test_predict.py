@@ -12,11 +12,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from scipy import stats
 
 from akm_triton.launch.device import H200
 from akm_triton.launch.plan import Launch, tile
 from akm_triton.launch.problem import Problem
-from bench.predict import calibration, cases, launches, sass, sweep
+from bench.predict import calibration, candidates, cases, launches, sass, sweep
 from bench.predict.bounds import bounds
 from bench.predict.command import main
 from bench.predict.estimate import estimate
@@ -312,3 +313,19 @@ def test_the_grid_is_that_of_the_usual_networks() -> None:
     found = cases.WHOLE.cases()
     assert len(found) == len(set(found)) == 2 * 2 * 5 * 3 * 2
     assert {(p.c, p.h) for p, _ in found} == {(512, 14), (256, 28), (128, 56), (64, 112), (64, 224)}
+
+
+@needs_cc
+def test_the_order_of_candidates_is_compared(tmp_path: Path) -> None:
+    rows, _ = candidates.SWEEP.run(Setting(CPU, TINY), tmp_path / "tiny.json")
+    assert [row["place"] for row in rows] == [0, rows[0]["of"] - 1]
+    assert rows[0]["effort"] < rows[1]["effort"]
+    assert all(row["status"] == "predicted" and row["predicted"] > 0 for row in rows)
+    first = 1 if rows[0]["predicted"] < rows[1]["predicted"] else -1
+    assert candidates.table(rows).endswith(f"mean {first:.2f}")
+
+
+@pytest.mark.parametrize("other", [[3, 1, 2, 5, 4], [1, 1, 2, 2, 3], [5, 4, 3, 2, 1]], ids=str)
+def test_a_rank_correlation_is_scipys(other: list[float]) -> None:
+    one = [0.1, 0.5, 0.5, 2.0, 7.0]
+    assert candidates.spearman(one, other) == pytest.approx(stats.spearmanr(one, other).statistic)

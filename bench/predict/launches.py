@@ -9,7 +9,7 @@ from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Grid, Plan, grids
 from akm_triton.launch.problem import Problem
 from akm_triton.tuning.compiler import KernelCall, compile_call
-from akm_triton.tuning.cost import cost
+from akm_triton.tuning.traffic import traffic
 from bench.predict.needs import SECTOR
 from bench.predict.work import Work
 
@@ -39,7 +39,7 @@ def _calls(plan: Plan, problem: Problem, dtype: torch.dtype, device: Device) -> 
 
 def _work(grid: Grid, call: KernelCall, problem: Problem, device: Device) -> Work:
     launch, cfg = grid.launch, grid.launch.config
-    moved = cost((launch,), problem, device)
+    moved = traffic((launch,), problem)
     written = launch.dz * problem.n * problem.c * problem.h * problem.w * problem.itemsize
     # in channels_last the bytes of a pixel lie side by side, of as many planes as a tile has
     whole = max(1.0, SECTOR / (cfg.planes * problem.itemsize)) if problem.channels_last else 1.0
