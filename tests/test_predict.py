@@ -131,7 +131,14 @@ def test_what_the_model_does_not_know_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("registers", "num_warps", "shared", "programs"),
-    [(128, 4, 0, 4), (129, 4, 0, 3), (255, 8, 0, 1), (32, 4, 112 << 10, 2), (32, 4, 0, 16)],
+    [
+        (128, 4, 0, 4),
+        (129, 4, 0, 3),
+        (255, 8, 0, 1),
+        (32, 4, 0, 16),
+        (41, 4, 0, 10),  # 48 are given
+        (32, 4, 58_000, 3),  # four programs need a kilobyte each besides
+    ],
 )
 def test_programs_on_a_multiprocessor(
     registers: int, num_warps: int, shared: int, programs: int
@@ -291,7 +298,7 @@ def test_a_prediction_is_saved_printed_and_drawn(
     assert record["complete"] and row == rows[0] and row["status"] == "predicted"
     assert 0 < row["low"] <= row["of_copy"] <= min(row["bound"], row["high"]) <= 1
     assert row["predicted"] * row["of_copy"] == pytest.approx(row["least"], rel=1e-3)
-    assert row["sensitivity"]["latency 1500"] <= row["of_copy"] <= row["sensitivity"]["latency 700"]
+    assert row["sensitivity"]["latency 1500"] < row["of_copy"] < row["sensitivity"]["latency 700"]
     assert {x["name"] for x in record["assumptions"]} >= {"latency", "dram", "l2", "sectors"}
     assert all(x["source"] for x in record["assumptions"]) and record["left_out"]
     assert record["calibration"]["stated"] in sweep.table(rows)
