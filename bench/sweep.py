@@ -72,6 +72,7 @@ class Sweep:
     ]  # yields one point at a time, most useful first
     table: Callable[[list[Row]], str]  # the rows as text for people
     about: str  # for --help
+    facts: Callable[[], dict[str, Any]] = dict  # what else the result file says
 
     def run(
         self, setting: Setting, out: Path = results.ROOT, seconds: float = math.inf
@@ -85,6 +86,7 @@ class Sweep:
         rows: list[Row] = []
         start = saved = time.monotonic()
         more = {"packages": providers.versions(), "budget": setting.budget.name, "complete": False}
+        more |= self.facts()
         try:
             for point in self.measure(setting):
                 rows += point

@@ -22,7 +22,7 @@ FIGURES = {
     "accuracy": "accuracy",
     "roofline": "roofline",
     "train_step": "train-step",
-    "model": "model",
+    "model": "predict",
     "small_maps": "small-maps",
     "meta": "meta",
     "fewshot": "fewshot/glyphs-5way-1shot-*",

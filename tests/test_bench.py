@@ -151,11 +151,12 @@ KEYS = {
     "small-maps": {"shape", "op", "provider", "bytes", "wall", "by_identity"},
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
-    "model": {"device", "op", "shape", "kernel", "bytes", "predicted"},
+    "predict": {"machine", "op", "shape", "radius", "bytes", "predicted", "of_copy", "sensitivity"},
+    "candidates": {"machine", "op", "shape", "radius", "place", "tiles", "effort", "predicted"},
     "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
     "fewshot": {"iteration", "loss", "val"},
 }
-UNTIMED = {"digits", "accuracy", "model", "correctness", "fewshot"}
+UNTIMED = {"digits", "accuracy", "predict", "candidates", "correctness", "fewshot"}
 COMMITTED = sorted(results.ROOT.glob("*/**/*.json"))
 
 

@@ -13,7 +13,7 @@ from akm_triton.launch import choice, store
 from akm_triton.launch.device import H200, Device, describe
 from akm_triton.launch.plan import to_json
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
-from akm_triton.tuning.cost import cost
+from akm_triton.tuning.traffic import traffic
 
 ORIGINS = {"cache": "the cache", "shipped": "the shipped plans", "rule": "the rule"}
 
@@ -64,8 +64,11 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             mine, rules = entry.get("seconds"), entry.get("rule_seconds")
             if isinstance(mine, float) and isinstance(rules, float):
                 print(f"  {1e6 * mine:.1f} µs measured, {1e6 * rules:.1f} µs by the rule")
-        model = cost(chosen.plan, problem, device)
-        print(f"  the model says {1e6 * model.seconds:.1f} µs, {model.dram_bytes / 1e6:.1f} MB")
+        moved = traffic(chosen.plan, problem)
+        print(
+            f"  {moved.dram_bytes / 1e6:.1f} MB of maps move, "
+            f"{moved.requested_bytes / 1e6:.1f} MB are asked for"
+        )
         for launch, numbers in zip(chosen.plan, to_json(chosen.plan), strict=True):
             cfg = launch.config
             print(

@@ -9,9 +9,8 @@ from typing import Protocol
 
 import torch
 
-from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Plan
-from akm_triton.tuning.cost import cost
+from akm_triton.tuning.traffic import traffic
 from akm_triton.tuning.workload import Workload
 
 FLUSH = 256 << 20
@@ -28,19 +27,17 @@ class Clock(Protocol):
         """The median of each plan over rounds in which all have a turn. They have run before."""
 
 
-class Model:
-    """For a machine without a GPU: the seconds that ``cost`` predicts."""
+class Bytes:
+    """For a machine without a GPU, where tuning can only be tried: the bytes that a plan asks for,
+    at 1 TB/s."""
 
-    name = "model"
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    name = "bytes"
 
     def copies(self, bytes_each: int) -> int:
         return 1
 
     def seconds(self, plans: Sequence[Plan], work: Workload, rounds: int) -> list[float]:
-        return [cost(plan, work.problem, self.device).seconds for plan in plans]
+        return [traffic(plan, work.problem).requested_bytes / 1e12 for plan in plans]
 
 
 class Gpu:
@@ -104,5 +101,5 @@ class Gpu:
         return graph
 
 
-def clock_of(torch_device: torch.device, device: Device) -> Clock:
-    return Gpu(torch_device) if torch_device.type == "cuda" else Model(device)
+def clock_of(torch_device: torch.device) -> Clock:
+    return Gpu(torch_device) if torch_device.type == "cuda" else Bytes()

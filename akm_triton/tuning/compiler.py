@@ -74,7 +74,8 @@ def compile_call(call: KernelCall, capability: int) -> Any:
     )
 
 
-def _tool(name: str, *args: str) -> str:
+def tool(name: str, *args: str) -> str:
+    """What a tool of Triton's own package prints."""
     path = Path(triton.backends.nvidia.__file__).parent / "bin" / name
     return subprocess.run([str(path), *args], capture_output=True, text=True, check=True).stdout
 
@@ -84,8 +85,8 @@ def inspect(compiled: Any) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
-        code = _tool("nvdisasm", "-c", file.name)
+        usage = tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = tool("nvdisasm", "-c", file.name)
     stack = re.search(r"STACK:(\d+)", usage)
     registers = re.search(r"REG:(\d+)", usage)
     assert stack and registers, usage

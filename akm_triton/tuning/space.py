@@ -11,7 +11,6 @@ from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, check, segmented, tile
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
-from akm_triton.tuning.cost import cost
 
 PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)
@@ -25,24 +24,18 @@ FEWEST_LANES, MOST_LANES = 2, 64  # elements of a tile for each thread
 
 
 @dataclass(frozen=True)
-class Candidate:
-    plan: Plan
-    seconds: float
-    """By the model of ``cost``."""
-
-
-@dataclass(frozen=True)
 class Pruned:
     tiles: str
     reason: str
 
 
-def candidates(problem: Problem, device: Device) -> tuple[list[Candidate], list[Pruned]]:
-    """Plans of every structure and every tile, the likely fastest first, and what was left out.
+def candidates(problem: Problem, device: Device) -> tuple[list[Plan], list[Pruned]]:
+    """Plans of every structure and every tile, those of the least effort first, and what was
+    left out.
 
     Only the tiles vary here; the rest does in ``variations`` of the best of them.
     """
-    kept: dict[Plan, Candidate] = {}
+    kept: dict[Plan, float] = {}
     pruned: list[Pruned] = []
     for name, make in _structures(problem, device):
         for planes, block_h, block_w, out_w, num_warps in product(
@@ -63,8 +56,25 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Candidate], list[
             if reason:
                 pruned.append(Pruned(tiles, reason))
             else:
-                kept[plan] = Candidate(plan, cost(plan, problem, device).seconds)
-    return sorted(kept.values(), key=lambda x: x.seconds), pruned
+                kept[plan] = effort(plan, problem)
+    return sorted(kept, key=kept.__getitem__), pruned
+
+
+def effort(plan: Plan, problem: Problem) -> float:
+    """What its warps have to do, in no unit: a plain order, which the machine code confirms.
+
+    A warp does its share of each tile, and beside it as much as 32 elements a thread would be,
+    whatever the tile; and the more warps share a tile, the longer they wait for each other and the
+    more often they read the same operands.
+    """
+    total = 0.0
+    for launch in plan:
+        cfg, own = launch.config, launch.problem(problem)
+        tiles = -(-own.c // cfg.planes) * cfg.strips * -(-own.h // cfg.block_h)
+        lanes = cfg.planes * cfg.block_h * cfg.block_w / (32 * cfg.num_warps)
+        maps = 3 if launch.da or launch.db else 1
+        total += maps * tiles * cfg.num_warps * (32 + lanes) * (1 + cfg.num_warps / 10)
+    return total
 
 
 def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:

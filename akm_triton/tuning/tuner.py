@@ -24,7 +24,7 @@ from akm_triton.tuning.clock import Clock, clock_of
 from akm_triton.tuning.workload import TOLERANCE, Workload
 
 MAX_CANDIDATES = 24
-"""Candidates tried for a problem, the model's best."""
+"""Candidates tried for a problem, those of the least effort."""
 FINALISTS = 4
 MUST_BEAT = 0.99
 """A candidate wins only if it takes less than this share of the time of the rule's plan."""
@@ -76,7 +76,7 @@ def _tune_problem(
 ) -> Tuned:
     stop = time.monotonic() + seconds
     device = describe(torch_device)
-    clock = clock or clock_of(torch_device, device)
+    clock = clock or clock_of(torch_device)
     work = Workload(problem, torch_device, clock.copies(problem.bytes))
     base = rule(problem, device)
     first = _tried(base, work, clock)
@@ -97,7 +97,7 @@ def _tune_problem(
                 trials[plan] = Trial(plan, None, reason) if reason else _tried(plan, work, clock)
 
     proposed, pruned = space.candidates(problem, device)
-    try_all([candidate.plan for candidate in proposed[:most]])
+    try_all(proposed[:most])
     for plan in _best(trials)[:2]:
         try_all(list(space.variations(plan, problem)))
     final = list(dict.fromkeys([base, *_best(trials)[:FINALISTS]]))

@@ -1,0 +1,55 @@
+"""The launches of the product for an op, compiled, with what each moves."""
+
+from __future__ import annotations
+
+import torch
+
+from akm_triton.backend import triton as backend
+from akm_triton.launch.device import Device
+from akm_triton.launch.plan import Grid, Plan, grids
+from akm_triton.launch.problem import Problem
+from akm_triton.tuning.compiler import KernelCall, compile_call
+from akm_triton.tuning.traffic import traffic
+from bench.predict.needs import SECTOR
+from bench.predict.work import Work
+
+
+def works(plan: Plan, problem: Problem, dtype: torch.dtype, device: Device) -> list[Work]:
+    """The launches of a blur or its backward by this plan, in order."""
+    calls = _calls(plan, problem, dtype, device)
+    return [
+        _work(grid, call, problem, device)
+        for grid, call in zip(grids(plan, problem, device), calls, strict=True)
+    ]
+
+
+def _calls(plan: Plan, problem: Problem, dtype: torch.dtype, device: Device) -> list[KernelCall]:
+    calls: list[KernelCall] = []
+    memory = torch.channels_last if problem.channels_last else torch.contiguous_format
+    z = torch.empty(problem.n, problem.c, problem.h, problem.w, dtype=dtype, device="meta")
+    z = z.contiguous(memory_format=memory)
+    k = torch.empty(problem.c, problem.radius + 1, device="meta")
+    with backend.launching(lambda *a, **named: calls.append(KernelCall(*a, **named)), device):
+        if problem.op == "blur_backward":
+            backend.blur_backward(z, z, k, k, problem.border, plan)
+        else:
+            backend.blur(z, k, k, problem.border, problem.adjoint, plan)
+    return calls
+
+
+def _work(grid: Grid, call: KernelCall, problem: Problem, device: Device) -> Work:
+    launch, cfg = grid.launch, grid.launch.config
+    moved = traffic((launch,), problem)
+    written = launch.dz * problem.n * problem.c * problem.h * problem.w * problem.itemsize
+    # in channels_last the bytes of a pixel lie side by side, of as many planes as a tile has
+    whole = max(1.0, SECTOR / (cfg.planes * problem.itemsize)) if problem.channels_last else 1.0
+    compiled = compile_call(call, device.capability)
+    return Work(
+        call.name, compiled.asm["cubin"], cfg.num_warps, compiled.metadata.shared, grid.programs,
+        images=problem.n / grid.splits,
+        blocks=-(-grid.problem.h // cfg.block_h) / cfg.segments,
+        reads=(moved.dram_bytes - written) / grid.programs,
+        requests=(moved.requested_bytes - written) * whole / grid.programs,
+        writes=written / grid.programs,
+        scattered=whole if problem.channels_last else 0.0,
+    )  # fmt: skip
