@@ -210,7 +210,8 @@ def _power_of_two(n: int) -> int:
 
 POWERS_OF_TWO = {"planes": 16, "block_h": 128, "block_w": 128, "out_w": 128, "num_warps": 32}
 """And the most of each that a program can hold."""
-COUNTS = {"num_stages": 8, "registers": 255, "programs_per_sm": 32}
+COUNTS = {"num_stages": (1, 8), "registers": (0, 255), "programs_per_sm": (1, 32)}
+"""And the least and the most of each."""
 FREE = (*POWERS_OF_TWO, *COUNTS, "precision")
 """The fields of Config that a plan on disk holds; the others follow from the problem."""
 
@@ -255,14 +256,15 @@ def _launch(record: Any, problem: Problem) -> Launch:
 
 def _check_free(fields: dict[str, Any]) -> None:
     """Refuse what no kernel takes for the free fields. ``True`` and 1.0 are no numbers here."""
-    for name in (*POWERS_OF_TWO, *COUNTS):
-        value, most = fields[name], POWERS_OF_TWO.get(name) or COUNTS[name]
-        whole = type(value) is int
-        if name in POWERS_OF_TWO and not (whole and value > 0 and value & (value - 1) == 0):
-            raise ValueError(f"{name} must be a power of two, got {reprlib.repr(value)}")
-        if not whole or (most and not 1 <= value <= most):
-            wanted = f"1 to {most}" if most else "an integer"
+    for name, most in POWERS_OF_TWO.items():
+        value = fields[name]
+        if not (type(value) is int and 0 < value <= most and value & (value - 1) == 0):
+            wanted = f"a power of two, at most {most}"
             raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+    for name, (least, most) in COUNTS.items():
+        value = fields[name]
+        if not (type(value) is int and least <= value <= most):
+            raise ValueError(f"{name} must be {least} to {most}, got {reprlib.repr(value)}")
     if fields["precision"] not in ("tf32x3", "bf16x6", "ieee"):
         precision = reprlib.repr(fields["precision"])
         raise ValueError(f"precision {precision} loses the accuracy of float32")

@@ -424,7 +424,7 @@ def test_traffic(
     plane = 2 * shape[0] * shape[1]
     assert different == len(maps) * plane
     assert written == places == plane
-    resident = all(x.config.strips == 1 and not x.config.streams(x.problem(problem)) for x in plan)
-    if resident and len(plan) == 1:
+    resident = all(x.config.strips == 1 and not x.config.halo_h for x in plan)
+    if resident and len(plan) == 1 and (itemsize == 2 or op != "blur_backward"):
         assert asked == len(maps) * plane
     assert (asked + written) * itemsize == traffic(plan, problem).requested_bytes
