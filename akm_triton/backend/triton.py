@@ -36,10 +36,17 @@ class _Interception(threading.local):
 _interception = _Interception()
 
 
+def takes(z: Tensor) -> bool:
+    """Whether kernels can be launched on z: on a GPU, or on the CPU where something stands in."""
+    return z.is_cuda or INTERPRET or _interception.device is not None
+
+
 @contextlib.contextmanager
-def launching(instead: Callable[..., None], device: Device | None = None) -> Iterator[None]:
-    """In this thread call ``instead(kernel, *args, **constants)`` where a kernel would be launched,
-    planned for ``device`` or else for the device of the maps."""
+def launching(
+    instead: Callable[..., None] | None = None, device: Device | None = None
+) -> Iterator[None]:
+    """In this thread, call ``instead(kernel, *args, **constants)``, if given, in place of a launch,
+    and plan for ``device``, if given, whose tensors those of the CPU may stand for."""
     before = _interception.instead, _interception.device
     _interception.instead, _interception.device = instead, device
     try:
