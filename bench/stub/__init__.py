@@ -43,6 +43,8 @@ class Kernel:
     """Of its parameters in PTX, such as "u64" and "u32"; the last two are Triton's own scratch."""
     shared: int
     num_warps: int
+    hash: str
+    """Its key in Triton's cache: of the source, the target and the options."""
 
 
 class Launch(NamedTuple):
@@ -120,7 +122,7 @@ def driver(device: Device, on_launch: Callable[[Launch], None] | None = None) ->
     from triton import knobs
     from triton.runtime import driver as drivers
 
-    from akm_triton.backend import triton as triton_backend
+    from akm_triton.backend.launcher import launching
 
     library, raised = _library(), []
 
@@ -139,7 +141,7 @@ def driver(device: Device, on_launch: Callable[[Launch], None] | None = None) ->
     drivers.set_active(_triton_driver(device.capability))
     knobs.runtime.kernel_load_end_hook.add(_loaded)
     try:
-        with triton_backend.launching(device=device):
+        with launching(device=device):
             yield Driver()
     finally:
         knobs.runtime.kernel_load_end_hook.remove(_loaded)
@@ -156,7 +158,12 @@ def _triton_driver(capability: int) -> Any:
     from triton.backends.nvidia.driver import CudaDriver
 
     found = CudaDriver()
-    found.get_current_device = lambda: capability
+
+    def current_device() -> int:
+        torch.cuda.is_initialized()  # as PyTorch's own does, so that this takes as long
+        return capability
+
+    found.get_current_device = current_device
     found.get_current_stream = lambda device: 0
     found.get_device_capability = lambda device: divmod(capability, 10)
     return found
@@ -168,7 +175,9 @@ def _loaded(module: object, function: int, name: str, group: dict[str, str], has
     metadata = json.loads(Path(group[f"{name}.json"]).read_text())
     head = ptx[ptx.index(".entry") :].partition(")")[0]
     types = tuple(re.findall(r"\.param \.(\w+)", head))
-    _kernels[function] = Kernel(name, ptx, types, metadata["shared"], metadata["num_warps"])
+    _kernels[function] = Kernel(
+        name, ptx, types, metadata["shared"], metadata["num_warps"], hash
+    )  # fmt: skip
     _library().stub_parameters(function, len(types), bytes(int(x[1:]) // 8 for x in types))
 
 
