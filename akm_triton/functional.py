@@ -95,7 +95,7 @@ def _why_not_triton(z: Tensor, max_radius: int) -> Exception | None:
         return TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
     if max_radius > MAX_RADIUS:
         return ValueError(f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}")
-    if not backends.load("triton").takes(z):
+    if not (z.is_cuda or backends.load("triton").takes(z)):
         return ValueError(
             f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
             "on the CPU set TRITON_INTERPRET=1 before the first import of triton"

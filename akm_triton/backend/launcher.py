@@ -57,7 +57,7 @@ def launching(
 
 
 def takes(z: Tensor) -> bool:
-    """Whether kernels can be launched on z: on a GPU, or on the CPU where something stands in."""
+    """Whether kernels can be launched on z: on a GPU, or where something stands in for one."""
     return z.is_cuda or INTERPRET or interception.device is not None
 
 
