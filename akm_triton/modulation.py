@@ -33,7 +33,7 @@ def modulate(
         if is_recorded(z, r, s):
             y: Tensor = _Modulate.apply(z, r, s, (border, window))
             return y
-        return _forward(z, r, s, border, window)[0]
+        return backends.get("triton").modulate(z, r, s, border, *window)[0]
     sharding.prepare(z)
     taps_of = gated_taps.fused if backend == "triton" else gated_taps.plain
     t = taps_of(r, s, *window)
@@ -45,15 +45,6 @@ def modulate(
 
 _Window = tuple[bool, int, str, float | None]
 """gated, max_radius, gaussian, truncate"""
-
-
-def _forward(
-    z: Tensor, r: Tensor, s: Tensor, border: str, window: _Window
-) -> tuple[Tensor, Tensor]:
-    """(y, t) by bare kernels, without derivatives."""
-    triton = backends.get("triton")
-    t = triton.gated_taps(r, s, *window)
-    return triton.blur(z, t, border, False), t
 
 
 def _backward(
@@ -89,7 +80,9 @@ class _Modulate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, _Window]) -> Tensor:
-        y, t = _forward(z, r, s, *options)
+        border, window = options
+        y: Tensor
+        y, t = backends.get("triton").modulate(z, r, s, border, *window)
         ctx.save_for_backward(z, r, s, t)
         ctx.set_materialize_grads(False)
         ctx.options = options

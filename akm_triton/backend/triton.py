@@ -33,7 +33,7 @@ from akm_triton.tracing import in_graph, value_at_trace
 
 __all__ = [
     "INTERPRET", "blur", "blur_backward", "blur_pair", "gated_taps", "gated_taps_grad",
-    "gated_taps_grad_grad", "launching", "takes", "tap_grads",
+    "gated_taps_grad_grad", "launching", "modulate", "takes", "tap_grads",
 ]  # fmt: skip
 
 MOST_PREPARED = 4096
@@ -122,18 +122,24 @@ def blur_pair(
 
 
 def _blur(op: str, z: Tensor, taps: tuple[Tensor, ...], border: str, plan: Plan | None) -> Tensor:
-    x, t = _float32_for_interpreter(z), taps[0]
+    x = _float32_for_interpreter(z)
     y = empty_like(x)
     if z.numel() > 0:
-        if plan is None and choice.observers:
-            _observe(_problem(op, x, t, border), x)
-        key = op, border, plan, x.shape, x.stride(), x.dtype, t.shape, t.dtype
-        launch = _prepared(x, *key)
-        if launch is None:
-            (grid,) = _grids(op, x, t, border, plan)
-            launch = _prepare(_blur_launch(x, y, t, grid.problem.adjoint, grid), x, *key)
-        launch(x, y, *taps)
+        _blur_launcher(op, x, y, taps[0], border, plan)(x, y, *taps)
     return _back(y, z)
+
+
+def _blur_launcher(
+    op: str, z: Tensor, y: Tensor, t: Tensor, border: str, plan: Plan | None
+) -> Launcher:
+    if plan is None and choice.observers:
+        _observe(_problem(op, z, t, border), z)
+    key = op, border, plan, z.shape, z.stride(), z.dtype, t.shape, t.dtype
+    launch: Launcher | None = _prepared(z, *key)
+    if launch is None:
+        (grid,) = _grids(op, z, t, border, plan)
+        launch = _prepare(_blur_launch(z, y, t, grid.problem.adjoint, grid), z, *key)
+    return launch
 
 
 def _blur_launch(z: Tensor, y: Tensor, t: Tensor, adjoint: bool, grid: Grid) -> Launcher:
@@ -270,6 +276,27 @@ def gated_taps(
         )
         launch(*tensors)
     return t
+
+
+def modulate(
+    z: Tensor, r: Tensor, s: Tensor, border: str,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(y, t): ``gated_taps`` and then ``blur`` of a map that is not empty, prepared together."""
+    window = gated, max_radius, gaussian, truncate
+    if INTERPRET:
+        t = gated_taps(r, s, *window)
+        return blur(z, t, border, False), t
+    r, s, y = r.contiguous(), s.contiguous(), empty_like(z)
+    t = torch.empty((2, *r.shape, max_radius + 1), dtype=torch.float32, device=r.device)
+    key = "modulate", border, window, z.shape, z.stride(), z.dtype, r.shape, r.dtype, s.dtype
+    both = None if choice.observers else _prepared(z, *key)
+    if both is None:
+        taps = _taps_launch(tap_kernels.gated_taps_kernel, (r, s, t), *window)
+        both = _prepare((taps, _blur_launcher("blur", z, y, t, border, None)), z, *key)
+    both[0](r, s, t)
+    both[1](z, y, t)
+    return y, t
 
 
 def gated_taps_grad(
