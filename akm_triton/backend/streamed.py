@@ -39,7 +39,9 @@ def product3(near, u_above, u_at, u_below, PRECISION: tl.constexpr):
     return tl.dot(near[2], u_below, y, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=("N", "C", "splits", "a_stride_n", "b_stride_n", "z_stride_n", "y_stride_n")
+)
 def blur_kernel(
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
     y_ptr, y_stride_n, Y_STRIDES: tl.constexpr,
@@ -126,7 +128,18 @@ def blur_kernel(
             store_rows(y_n, y, row, out, Y_STRIDES, mask_y, MAP)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=(
+        "N",
+        "C",
+        "splits",
+        "a_stride_n",
+        "b_stride_n",
+        "z_stride_n",
+        "g_stride_n",
+        "dz_stride_n",
+    )
+)
 def grad_kernel(
     g_ptr, g_stride_n, G_STRIDES: tl.constexpr,
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
