@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from akm_triton import backend as backends
-from akm_triton import ops
+from akm_triton import modulation
 from akm_triton.borders import BORDERS
 from akm_triton.gaussian import check_dense, check_window
 from akm_triton.launch.problem import MAX_RADIUS
@@ -95,7 +95,7 @@ def _why_not_triton(z: Tensor, max_radius: int) -> Exception | None:
         return TypeError("backend 'triton' takes float16, bfloat16 and float32, got float64")
     if max_radius > MAX_RADIUS:
         return ValueError(f"backend 'triton' takes max_radius up to {MAX_RADIUS}, got {max_radius}")
-    if not z.is_cuda and not backends.load("triton").INTERPRET:
+    if not (z.is_cuda or backends.load("triton").takes(z)):
         return ValueError(
             f"backend 'triton' needs CUDA tensors, got z on {z.device}; to interpret kernels "
             "on the CPU set TRITON_INTERPRET=1 before the first import of triton"
@@ -128,13 +128,13 @@ def _apply(
     z = z if autocast is None else z.to(autocast)
     chosen = _choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    r = r.to(dtype)
+    r = r if r.dtype == dtype else r.to(dtype)  # a call of ``to`` takes as long as all the checks
     if s is not None:
-        s = s.to(dtype)
+        s = s if s.dtype == dtype else s.to(dtype)
         if r.dim() != s.dim() or sizes(r) != sizes(s):
             r, s = torch.broadcast_tensors(r, s)
     batch = z if len(of_map) == 4 else z[None]
-    y = ops.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
+    y = modulation.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
     return y if len(of_map) == 4 else y[0]
 
 

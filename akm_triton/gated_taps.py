@@ -59,7 +59,7 @@ def _fake(r: Tensor, s: Tensor, gated: bool, max_radius: int, *options: Any) -> 
     return r.new_empty((2, *r.shape, max_radius + 1))
 
 
-def _vjp(
+def vjp(
     needs: Needs, r: Tensor, s: Tensor, gated: bool, max_radius: int, gaussian: str,
     truncate: float | None, dt: Tensor,
 ) -> Grads:  # fmt: skip
@@ -81,7 +81,7 @@ fused = define(
     f"gated_taps_r1(Tensor r, Tensor s, {_OPTIONS}) -> Tensor",
     launched,
     fake=_fake,
-    vjp=_vjp,
+    vjp=vjp,
     jvp=_jvp,
     vmap=partial(batching.elementwise, tensors=2),
     decomposes=_decomposes,

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from akm_triton import backend as backends
-from akm_triton import batching, gated_taps, sharding
+from akm_triton import batching
 from akm_triton.autograd import define
 from akm_triton.backend.layout import format_as
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads, Needs
-from akm_triton.tracing import can_skip_dispatcher, in_export
+from akm_triton.tracing import in_export
 
 
 def _sum(*terms: Tensor | None) -> Tensor | None:
@@ -49,11 +49,11 @@ def _decomposes(z: Tensor, *args: Any) -> bool:
 
 
 def _blur_kernel(z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str) -> Tensor:
-    y: Tensor = backends.get(backend).blur(z, t[0], t[1], border, adjoint)
+    y: Tensor = backends.get(backend).blur(z, t, border, adjoint)
     return y
 
 
-def _blur_vjp(
+def blur_vjp(
     needs: Needs, z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str, g: Tensor | None
 ) -> Grads:
     if g is None:
@@ -80,7 +80,7 @@ _blur = define(
     "blur_r1(Tensor z, Tensor t, str border, bool adjoint, str backend) -> Tensor",
     _blur_kernel,
     fake=lambda z, *others: _empty_map(z),
-    vjp=_blur_vjp,
+    vjp=blur_vjp,
     jvp=_blur_jvp,
     vmap=partial(batching.into_batch, maps=1, taps=1),
     decomposes=_decomposes,
@@ -100,8 +100,7 @@ def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str) -> Tens
 def _blur_pair_kernel(
     z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool, backend: str
 ) -> Tensor:
-    (a, b), (c, d) = t, v
-    y: Tensor = backends.get(backend).blur_pair(z, a, b, c, d, border, adjoint)
+    y: Tensor = backends.get(backend).blur_pair(z, t, v, border, adjoint)
     return y
 
 
@@ -153,7 +152,7 @@ def blur_pair(z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool, backe
 
 
 def _tap_grads_kernel(g: Tensor, z: Tensor, t: Tensor, border: str, backend: str) -> Tensor:
-    grads: Tensor = backends.get(backend).tap_grads(g, z, t[0], t[1], border)
+    grads: Tensor = backends.get(backend).tap_grads(g, z, t, border)
     return grads
 
 
@@ -192,7 +191,7 @@ tap_grads = define(
 def _blur_backward_kernel(
     g: Tensor, z: Tensor, t: Tensor, border: str, backend: str
 ) -> tuple[Tensor, Tensor]:
-    grads: tuple[Tensor, Tensor] = backends.get(backend).blur_backward(g, z, t[0], t[1], border)
+    grads: tuple[Tensor, Tensor] = backends.get(backend).blur_backward(g, z, t, border)
     return grads
 
 
@@ -236,24 +235,3 @@ blur_backward = define(
     decomposes=_decomposes,
     maps=2,
 )
-
-
-def modulate(
-    z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: str,
-    max_radius: int, gaussian: str, truncate: float | None,
-) -> Tensor:  # fmt: skip
-    """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone; r and s (1|C,) or (N, C), of one
-    shape."""
-    skip = can_skip_dispatcher(z, r, r if s is None else s) and (
-        backend == "triton" or not torch.is_autocast_enabled(z.device.type)
-    )
-    if not skip:
-        sharding.prepare(z)
-    if backend == "triton":
-        taps_of = gated_taps.launched if skip else gated_taps.fused
-    else:
-        taps_of = gated_taps.plain
-    t = taps_of(r, r if s is None else s, s is not None, max_radius, gaussian, truncate)
-    if skip:
-        return _blur_kernel(z, t, border, False, backend)
-    return _blur(z, t, border, False, backend)

@@ -82,23 +82,34 @@ def is_batched(*tensors: Tensor) -> bool:
     return torch.compiler.is_compiling() or any(map(torch._C._functorch.is_batchedtensor, tensors))
 
 
-def can_skip_dispatcher(*tensors: Tensor) -> bool:
-    """Whether a call on these tensors may go straight to its kernels: nothing differentiates,
-    transforms, traces or profiles it, and the tensors hold the very numbers that they stand for."""
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether nothing transforms, traces or profiles a call on these tensors, and they hold the
+    numbers that they stand for. Only autograd may then need to know of the call."""
     if not TRIED or torch.compiler.is_compiling():
         return False
-    recorded = torch.is_grad_enabled()
-    for x in tensors:
-        if type(x) not in PLAIN_TYPES or (recorded and x.requires_grad):
-            return False
-        if not (x.is_cuda or x.is_cpu) or x.is_neg() or x._is_zerotensor():
-            return False
+    try:
+        for x in tensors:
+            if type(x) not in PLAIN_TYPES or x.is_neg() or not (x.is_cuda or x.is_cpu):
+                return False
+            if x.data_ptr() == 0:  # zeros without memory, or empty
+                return False
+    except RuntimeError:  # a batch of is_grads_batched shows itself by nothing else
+        return False
     return (
         not is_transformed()
         and torch._C._len_torch_function_stack() == 0
         and torch._C._get_tracing_state() is None
         and not torch._C._autograd._profiler_enabled()
     )
+
+
+def is_recorded(*tensors: Tensor) -> bool:
+    """Whether autograd records a call on these tensors."""
+    if torch.is_grad_enabled():
+        for x in tensors:  # ``any`` of a generator takes longer
+            if x.requires_grad:
+                return True
+    return False
 
 
 @contextmanager

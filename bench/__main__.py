@@ -17,7 +17,7 @@ COMMANDS = {
     "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification"),
     "fewshot-table": ("bench.fewshot.table", "compare finished few-shot runs in pairs"),
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
-    "launch": ("bench.launch", "host time of a call, without the launch itself"),
+    "launch": ("bench.launch", "host time of a call, with Triton's launcher"),
     "predict": ("bench.predict.command", "speed predicted from machine code; needs no GPU"),
     "candidates": ("bench.predict.candidates", "the tuner's order of candidates, and predict's"),
     "codegen": ("bench.codegen", "what the kernels compile to; needs no GPU"),

@@ -67,16 +67,16 @@ def launches(
     if layout == "channels_last":
         z = z.contiguous(memory_format=torch.channels_last)
     r = torch.empty(batch[1], device="meta")
-    k = torch.empty(batch[1], radius + 1, device="meta")
-    dt, window = torch.stack([k, k]), (True, radius, "discrete", None)
+    t = torch.empty(2, batch[1], radius + 1, device="meta")
+    window = True, radius, "discrete", None
     device = Device(f"sm_{target}", 132, target, SHARED_LIMIT[target])
     with backend.launching(record, device):
         backend.gated_taps(r, r, *window)
-        backend.blur(z, k, k, border, False)
-        backend.blur_backward(z, z, k, k, border)
-        backend.blur_pair(z, k, k, k, k, border, border not in SELF_ADJOINT)
-        backend.gated_taps_grad(r, r, dt, *window)
-        backend.gated_taps_grad_grad(r, r, dt, r, r, *window)
+        backend.blur(z, t, border, False)
+        backend.blur_backward(z, z, t, border)
+        backend.blur_pair(z, t, t, border, border not in SELF_ADJOINT)
+        backend.gated_taps_grad(r, r, t, *window)
+        backend.gated_taps_grad_grad(r, r, t, r, r, *window)
     return found
 
 

@@ -67,7 +67,7 @@ def _call(work: Workload) -> timing.Call:
     """The op as users launch it; on a CPU, the same op in plain PyTorch."""
     p, taps = work.problem, work.taps
     if work.device.type == "cuda":
-        return work.run  # no plan of our own, which would be made ready anew at each call
+        return work.run
     z, g = work.z[0], work.g[0]
     if p.op in ("tap_grads", "blur_backward"):
         gradient: Any = getattr(torch_backend, p.op)

@@ -27,21 +27,26 @@ class Quantiles:
     p80: float
 
 
-def once(call: Call, device: torch.device, count: int = 1) -> float:
-    """Seconds per call: the wall time of ``count`` calls in a row, divided by ``count``.
+def once(
+    call: Call, device: torch.device, count: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds per call: the time of ``count`` calls in a row by the clock, divided by ``count``.
 
     On a GPU, its queue is empty at the start and at the end.
     """
     _synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(count):
         call()
     _synchronize(device)
-    return (time.perf_counter() - start) / count
+    return (clock() - start) / count
 
 
 def interleaved(
-    calls: Mapping[str, Call], device: torch.device, seconds: float
+    calls: Mapping[str, Call],
+    device: torch.device,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Quantiles]:
     """Quantiles for each call, over rounds that take about ``seconds`` in total.
 
@@ -50,7 +55,10 @@ def interleaved(
     """
     if not calls:
         return {}
-    counts = {name: max(1, round(SAMPLE / once(call, device))) for name, call in calls.items()}
+    counts = {
+        name: max(1, round(SAMPLE / once(call, device, clock=clock)))
+        for name, call in calls.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     shuffle = random.Random(0).shuffle
@@ -61,7 +69,7 @@ def interleaved(
         shuffle(order)
         for name in order:
             calls[name]()
-            samples[name].append(once(calls[name], device, counts[name]))
+            samples[name].append(once(calls[name], device, counts[name], clock))
     return {
         name: Quantiles(*(float(q) for q in np.quantile(seconds_per_call, (0.2, 0.5, 0.8))))
         for name, seconds_per_call in samples.items()

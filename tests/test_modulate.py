@@ -245,7 +245,9 @@ def test_a_sum_of_two_blurs_is_rounded_once() -> None:
     """Each of them would be too large for half precision."""
     z = torch.full((1, 1, 9, 9), 60000.0, dtype=torch.float16)
     k = akm.gaussian_taps(torch.tensor([2.0]), 5)
-    y = torch_backend.blur_pair(z, k, -3.0 * k, k, 2.5 * k, "symmetric")
+    y = torch_backend.blur_pair(
+        z, torch.stack([k, -3.0 * k]), torch.stack([k, 2.5 * k]), "symmetric"
+    )
     torch.testing.assert_close(y, torch.full_like(z, -30000.0))
 
 

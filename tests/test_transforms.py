@@ -362,7 +362,7 @@ class Driver:
     def get_active_torch_device(self): return torch.device("cpu")
 
 triton.runtime.driver.set_active(Driver())
-from akm_triton import ops
+from akm_triton import modulation
 
 env = ShapeEnv()
 mode = FakeTensorMode(shape_env=env)
@@ -373,7 +373,7 @@ def fake(x, *dynamic):
 z = torch.randn(4, 3, 56, 56, dtype=torch.float16, requires_grad=True)
 r, s = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
 graph = aot_export_joint_simple(
-    lambda z, r, s: (ops.modulate(z, r, s, "symmetric", "triton", 7, "discrete", None),),
+    lambda z, r, s: (modulation.modulate(z, r, s, "symmetric", "triton", 7, "discrete", None),),
     [fake(z, 0), fake(r), fake(s)], trace_joint=True,
 )
 nodes = [node for node in graph.graph.nodes if node.op == "call_function"]

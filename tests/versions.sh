@@ -28,9 +28,9 @@ lines=(
 (($#)) && lines=("$@")
 
 # The quick part: taps, layers, every transform of modulate on both paths, gradients of the kernels
-# in the interpreter at one border, and machine code for Hopper.
+# in the interpreter at one border, machine code for Hopper, and launches by Triton's own launcher.
 plain=(tests/test_taps.py tests/test_layers.py tests/test_transforms.py tests/test_codegen.py
-    -k "test_taps or test_layers or (capability and modulate) or unknown_version or hopper_channels_last")
+    tests/test_launches.py -k "test_taps or test_launches or test_layers or (capability and modulate) or unknown_version or hopper_channels_last")
 interpreter=(tests/interpreter/test_autograd.py tests/interpreter/test_transforms.py
     -k "(reflect and channel) or (capability and modulate)")
 

@@ -40,7 +40,10 @@ from akm_triton.backend.toeplitz import (
     taps_rounding,
 )
 
-VARIES = ("C", "share", "extra", "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n")
+VARIES = (
+    "C", "share", "extra", "a_stride_n", "b_stride_n",
+    "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n",
+)  # fmt: skip
 """Arguments of whose values no kernel is compiled anew."""
 
 

@@ -1,6 +1,7 @@
 """The ops in plain PyTorch, on any device, as convolutions or as matrix products.
 
-z is (N, C, H, W) with any strides; a and b are (1, R+1), (C, R+1) or (N, C, R+1), centre tap first.
+z is (N, C, H, W) with any strides; the taps t = [a, b] are (2, 1|C, R+1) or (2, N, C, R+1), centre
+tap first.
 Results are as z in dtype and memory format; half precision is computed in float32. Every function
 is a composition of differentiable operations and reads no value on the host.
 """
@@ -14,32 +15,37 @@ from akm_triton.backend import convolution, products
 from akm_triton.backend.layout import format_as, is_channels_last
 
 
-def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) -> Tensor:
+def blur(z: Tensor, t: Tensor, border: str, adjoint: bool = False) -> Tensor:
     """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b)."""
+    return _blur(z, t[0], t[1], border, adjoint)
+
+
+def _blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool) -> Tensor:
     if _convolves(z, a, b, border, grads=False):
         x, a, b = _lifted(z, a, b)
         return format_as(z, convolution.blur(x, a, b, border))
     return products.blur(z, a, b, border, adjoint)
 
 
-def blur_pair(
-    z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool = False
-) -> Tensor:
-    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint."""
+def blur_pair(z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool = False) -> Tensor:
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint, with v = [c, d]."""
     (x,) = _lifted(z)  # either term may be too large for half precision
-    return format_as(z, blur(x, a, d, border, adjoint) + blur(x, c, b, border, adjoint))
+    (a, b), (c, d) = t, v
+    return format_as(z, _blur(x, a, d, border, adjoint) + _blur(x, c, b, border, adjoint))
 
 
-def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
-    """[∂F/∂a, ∂F/∂b] of F = ⟨g, T(a) z T(b)ᵀ⟩, (2, *a.shape); a and b of one shape."""
+def tap_grads(g: Tensor, z: Tensor, t: Tensor, border: str) -> Tensor:
+    """[∂F/∂a, ∂F/∂b] of F = ⟨g, T(a) z T(b)ᵀ⟩, shaped as t."""
+    a, b = t[0], t[1]
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
         return torch.stack(convolution.tap_grads(g, x, la, lb, border)).to(a.dtype)
     return torch.stack(products.tap_grads(g, z, a, b, border))
 
 
-def blur_backward(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
+def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor, Tensor]:
     """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b)."""
+    a, b = t[0], t[1]
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
         dz, *grads = convolution.blur_backward(g, x, la, lb, border)

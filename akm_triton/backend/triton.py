@@ -1,82 +1,82 @@
 """The ops and the gated taps on Triton: what is allocated, and what is launched.
 
-z is (N, C, H, W) with any strides; a and b are (1|C, R+1) or (N, C, R+1), centre tap first.
+z is (N, C, H, W) with any strides; the taps t = [a, b] are (2, 1|C, R+1) or (2, N, C, R+1), centre
+tap first. What a call needs but its tensors is prepared once for its shapes and options.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import torch
-import triton
 from torch import Tensor
 
 from akm_triton.backend import kernels, tap_kernels
+from akm_triton.backend.launcher import (
+    INTERPRET,
+    Launcher,
+    Pointer,
+    interception,
+    launching,
+    takes,
+)
 from akm_triton.backend.layout import empty_like
 from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
-from akm_triton.launch.device import Device, describe
+from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Grid, Plan, grids
 from akm_triton.launch.problem import Problem
 from akm_triton.tracing import in_graph, value_at_trace
 
-INTERPRET: bool = triton.knobs.runtime.interpret
+__all__ = [
+    "INTERPRET", "blur", "blur_backward", "blur_pair", "gated_taps", "gated_taps_grad",
+    "gated_taps_grad_grad", "launching", "modulate", "takes", "tap_grads",
+]  # fmt: skip
+
+MOST_PREPARED = 4096
+
+_Made = TypeVar("_Made")
 
 
-class _Interception(threading.local):
-    instead: Callable[..., None] | None = None
-    device: Device | None = None
+def _prepared(x: Tensor, *key: Hashable) -> Any:
+    """What ``_prepare`` kept for this key and the device of x; None where there is nothing."""
+    if interception.instead is not None or in_graph(x):
+        return None
+    return choice.prepared.get((interception.device or x.device, key))
 
 
-_interception = _Interception()
+def _prepare(made: _Made, x: Tensor, *key: Hashable) -> _Made:
+    """Keep what was made for calls on the device of x; the key has all else it was made of."""
+    if interception.instead is None and not in_graph(x):
+        if len(choice.prepared) >= MOST_PREPARED:
+            choice.prepared.clear()
+        choice.prepared[interception.device or x.device, key] = made
+    return made
 
 
-@contextlib.contextmanager
-def launching(instead: Callable[..., None], device: Device | None = None) -> Iterator[None]:
-    """In this thread call ``instead(kernel, *args, **constants)`` where a kernel would be launched,
-    planned for ``device`` or else for the device of the maps."""
-    before = _interception.instead, _interception.device
-    _interception.instead, _interception.device = instead, device
-    try:
-        yield
-    finally:
-        _interception.instead, _interception.device = before
-
-
-def _launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
-    """Run ``kernel`` on (x, *args), or leave a node for it in the graph that is being traced."""
-    if _interception.instead is not None:
-        _interception.instead(kernel, x, *args, **constants)
-        return
-    if in_graph(x):
-        lift = torch.ops.aten.lift_fresh  # for tensors that come from outside the graph
-        lifted = {k: lift(v) if isinstance(v, Tensor) else v for k, v in constants.items()}
-        torch.library.wrap_triton(kernel)[(programs,)](x, *args, **lifted)
-        return
-    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        kernel[(programs,)](x, *args, **constants)
-
-
-def _grids(op: str, z: Tensor, taps: Tensor, border: str, plan: Plan | None) -> tuple[Grid, ...]:
-    """The launches of an op: those of ``plan``, or else of what the chooser finds."""
+def _problem(op: str, z: Tensor, t: Tensor, border: str) -> Problem:
     n, c, h, w = z.shape
-    tracing = in_graph(z)
-    problem = Problem(
-        op, value_at_trace(n) if tracing else n, c, h, w, taps.shape[-1] - 1, border,
+    return Problem(
+        op, value_at_trace(n) if in_graph(z) else n, c, h, w, t.shape[-1] - 1, border,
         z.element_size(), c > 1 and z.stride(1) == 1,  # dense or not, channels lie side by side
-        taps.dim() == 3,
+        t.dim() == 4,
     )  # fmt: skip
-    device = _interception.device or describe(z.device)
-    if plan is not None:
-        return grids(plan, problem, device)
+
+
+def _grids(op: str, z: Tensor, t: Tensor, border: str, plan: Plan | None) -> tuple[Grid, ...]:
+    """The launches of an op: those of ``plan``, or else of what the chooser finds."""
+    problem, device = _problem(op, z, t, border), interception.device or describe(z.device)
+    return choice.choose(problem, device).grids if plan is None else grids(plan, problem, device)
+
+
+def _observe(problem: Problem, z: Tensor) -> None:
+    """Tell those who listen to what is chosen, before it is."""
+    device = interception.device or describe(z.device)
     for observe in choice.observers:
-        observe(problem, device, z.device, tracing)
-    return choice.choose(problem, device).grids
+        observe(problem, device, z.device, in_graph(z))
 
 
 def _float32_for_interpreter(x: Tensor) -> Tensor:
@@ -84,68 +84,78 @@ def _float32_for_interpreter(x: Tensor) -> Tensor:
     return x.float() if INTERPRET and x.dtype == torch.bfloat16 else x
 
 
-@functools.lru_cache(4096)
-def _strides(strides: tuple[int, ...]) -> tuple[int, tuple[int, int, int, int]]:
+def _back(y: Tensor, z: Tensor) -> Tensor:
+    return y.to(z.dtype) if INTERPRET else y
+
+
+def _strides(x: Tensor) -> tuple[int, tuple[int, int, int, int]]:
     """(stride_n / unit, (unit, stride_c, stride_h, stride_w)): what Triton must know at compile
     time to make wide accesses, and the rest, which may vary with the batch."""
-    n, c, h, w = strides
+    n, c, h, w = x.stride()
     unit = 16
     while n % unit:
         unit //= 2
     return n // unit, (unit, c, h, w)
 
 
-def _taps(taps: Tensor) -> tuple[Tensor, int, int]:
-    """(taps, stride over samples, stride over channels) of (1|C, R+1) or (N, C, R+1)."""
-    taps, shape = taps.contiguous(), taps.shape
-    row = shape[-1]
-    per_sample = shape[1] * row if len(shape) == 3 and shape[0] > 1 else 0
-    return taps, per_sample, row if shape[-2] > 1 else 0
+def _tap_strides(t: Tensor) -> tuple[int, int]:
+    """(stride over samples, stride over channels) of the taps a or b of contiguous t."""
+    row = t.shape[-1]
+    per_sample = t.shape[2] * row if t.dim() == 4 and t.shape[1] > 1 else 0
+    return per_sample, row if t.shape[-2] > 1 else 0
 
 
 # blur and blur_pair
 
 
-def blur(
-    z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, plan: Plan | None = None
-) -> Tensor:
+def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan | None = None) -> Tensor:
     """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y."""
-    return _blur("blur", z, [(a, b)], border, adjoint, plan)
+    return _blur("blur_adjoint" if adjoint else "blur", z, (t.contiguous(),), border, plan)
 
 
 def blur_pair(
-    z: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, border: str, adjoint: bool,
-    plan: Plan | None = None,
-) -> Tensor:  # fmt: skip
-    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint, a to d of one shape: one launch too."""
-    return _blur("blur_pair", z, [(a, d), (c, b)], border, adjoint, plan)
+    z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool, plan: Plan | None = None
+) -> Tensor:
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint, with v = [c, d]: one launch too."""
+    op = "blur_pair_adjoint" if adjoint else "blur_pair"
+    return _blur(op, z, (t.contiguous(), v.contiguous()), border, plan)
 
 
-def _blur(
-    op: str, z: Tensor, taps: list[tuple[Tensor, Tensor]], border: str, adjoint: bool,
-    plan: Plan | None,
-) -> Tensor:  # fmt: skip
-    """y = the sum over the one or two (a, b) of T(a) z T(b)ᵀ, or of its adjoint."""
+def _blur(op: str, z: Tensor, taps: tuple[Tensor, ...], border: str, plan: Plan | None) -> Tensor:
     x = _float32_for_interpreter(z)
     y = empty_like(x)
     if z.numel() > 0:
-        op += "_adjoint" if adjoint else ""
-        (grid,) = _grids(op, x, taps[0][0], border, plan)
-        _launch_blur(x, y, taps, grid)
-    return y.to(z.dtype)
+        _blur_launcher(op, x, y, taps[0], border, plan)(x, y, *taps)
+    return _back(y, z)
 
 
-def _launch_blur(z: Tensor, y: Tensor, taps: list[tuple[Tensor, Tensor]], grid: Grid) -> None:
-    (a, b), (c, d) = taps[0], taps[-1]
-    _launch(
+def _blur_launcher(
+    op: str, z: Tensor, y: Tensor, t: Tensor, border: str, plan: Plan | None
+) -> Launcher:
+    if plan is None and choice.observers:
+        _observe(_problem(op, z, t, border), z)
+    key = op, border, plan, z.shape, z.stride(), z.dtype, t.shape, t.dtype
+    launch: Launcher | None = _prepared(z, *key)
+    if launch is None:
+        (grid,) = _grids(op, z, t, border, plan)
+        launch = _prepare(_blur_launch(z, y, t, grid), z, *key)
+    return launch
+
+
+def _blur_launch(z: Tensor, y: Tensor, t: Tensor, grid: Grid) -> Launcher:
+    """Of (z, y, t), or of (z, y, t, v) for the sum over (a, d) and (c, b)."""
+    other = 3 if grid.problem.pair else 2
+    return Launcher(
         kernels.blur_kernel, grid.programs,
-        z, *_strides(z.stride()),
-        y, *_strides(y.stride()),
-        *_taps(a),
-        *_taps(b),
-        c.contiguous(), d.contiguous(),
-        grid.problem.c, grid.share, grid.extra,
-        PAIR=len(taps) > 1, **grid.constants,
+        (
+            Pointer(0), *_strides(z),
+            Pointer(1), *_strides(y),
+            Pointer(2, 0), *_tap_strides(t),
+            Pointer(other, 1), *_tap_strides(t),
+            Pointer(other, 0), Pointer(2, 1),
+            grid.problem.c, grid.share, grid.extra,
+        ),
+        dict(PAIR=grid.problem.pair, **grid.constants),
     )  # fmt: skip
 
 
@@ -153,69 +163,99 @@ def _launch_blur(z: Tensor, y: Tensor, taps: list[tuple[Tensor, Tensor]], grid: 
 
 
 def blur_backward(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, plan: Plan | None = None
+    g: Tensor, z: Tensor, t: Tensor, border: str, plan: Plan | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = <g, T(a) z T(b)ᵀ>, a and b of one shape: one launch where the
-    tiles are small enough, and one for the sum of its partial gradients."""
+    """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = <g, T(a) z T(b)ᵀ>: one launch where the tiles are small
+    enough, and one for the sum of its partial gradients."""
     gx, zx = _float32_for_interpreter(g), _float32_for_interpreter(z)
     dz = empty_like(zx)
-    grads = _grads("blur_backward", gx, zx, dz, a, b, border, plan)
-    return dz.to(z.dtype), grads
+    grads = _grads("blur_backward", gx, zx, dz, t.contiguous(), border, plan)
+    return _back(dz, z), grads
 
 
-def tap_grads(
-    g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str, plan: Plan | None = None
-) -> Tensor:
+def tap_grads(g: Tensor, z: Tensor, t: Tensor, border: str, plan: Plan | None = None) -> Tensor:
     """[∂F/∂a, ∂F/∂b] alone."""
     gx, zx = _float32_for_interpreter(g), _float32_for_interpreter(z)
-    return _grads("tap_grads", gx, zx, zx, a, b, border, plan)
+    return _grads("tap_grads", gx, zx, zx, t.contiguous(), border, plan)
 
 
 def _grads(
-    op: str, g: Tensor, z: Tensor, dz: Tensor, a: Tensor, b: Tensor, border: str,
-    plan: Plan | None,
-) -> Tensor:  # fmt: skip
-    """Write dz, where the op has it, and return the gradients of both taps, (2, *a.shape)."""
-    make = torch.zeros if z.numel() == 0 else torch.empty
-    grads = make((2, *a.shape), dtype=torch.float32, device=z.device)
-    if z.numel() > 0:
-        for grid in _grids(op, z, a, border, plan):
-            if grid.launch.da or grid.launch.db:
-                _launch_grad(g, z, dz, a, b, grads, grid)
-            else:
-                _launch_blur(g, dz, [(a, b)], grid)
+    op: str, g: Tensor, z: Tensor, dz: Tensor, t: Tensor, border: str, plan: Plan | None
+) -> Tensor:
+    """Write dz, where the op has it, and return the gradients of both taps, shaped as t."""
+    if z.numel() == 0:
+        return torch.zeros(t.shape, dtype=torch.float32, device=z.device)
+    if plan is None and choice.observers:
+        _observe(_problem(op, z, t, border), z)
+    key = op, border, plan, z.shape, z.stride(), z.dtype, g.stride(), g.dtype, t.shape, t.dtype
+    steps: list[_Step] | None = _prepared(z, *key)
+    if steps is None:
+        each = [_grad_step(g, z, dz, t, grid) for grid in _grids(op, z, t, border, plan)]
+        steps = _prepare(each, z, *key)
+    if len(steps) == 1:
+        return steps[0](g, z, dz, t, None)
+    grads = torch.empty(t.shape, dtype=torch.float32, device=z.device)
+    for step in steps:
+        step(g, z, dz, t, grads)
     return grads
 
 
-def _launch_grad(
-    g: Tensor, z: Tensor, dz: Tensor, a: Tensor, b: Tensor, grads: Tensor, grid: Grid
-) -> None:
-    """Write dz and the gradients of the taps that the launch names."""
+_Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(g, z, dz, t, grads) to the gradients that a launch computes, in grads if that is given."""
+
+
+def _grad_step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grid: Grid) -> _Step:
     launch, cfg, problem = grid.launch, grid.launch.config, grid.problem
-    out = grads[0 if launch.da else 1 : 2 if launch.db else 1]
-    shape = (len(out), grid.splits, cfg.strips, problem.c, problem.radius + 1)
-    complete = math.prod(shape) == out.numel()  # there are no partial gradients to sum
-    partial = out if complete else torch.empty(shape, dtype=torch.float32, device=z.device)
-    dz = dz if launch.dz else z  # stands in for it, and is not written
-    _launch(
+    if not (launch.da or launch.db):
+        return _map_step(_blur_launch(g, dz, t, grid))
+    which = slice(0 if launch.da else 1, 2 if launch.db else 1)
+    count = which.stop - which.start
+    shape = (count, grid.splits, cfg.strips, problem.c, problem.radius + 1)
+    whole = (count, *t.shape[1:])
+    complete = math.prod(shape) == math.prod(whole)  # there are no partial gradients to sum
+    gradients = _grad_launch(g, z, dz, t, count, grid)
+
+    def step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grads: Tensor | None) -> Tensor:
+        out = None if grads is None else grads[which]
+        if complete:
+            out = t.new_empty(whole) if out is None else out
+            gradients(g, z, dz, t, out)
+            return out
+        partial = t.new_empty(shape)
+        gradients(g, z, dz, t, partial)
+        if t.dim() == 4:  # taps of each sample
+            return torch.sum(partial.view(count, problem.n, -1, *whole[2:]), 2, out=out)
+        if t.shape[1] > 1:
+            return torch.sum(partial, (1, 2), out=out)
+        return torch.sum(partial.flatten(1, 3), 1, keepdim=True, out=out)
+
+    return step
+
+
+def _map_step(blur: Launcher) -> _Step:
+    def step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grads: Tensor | None) -> Tensor:
+        blur(g, dz, t)
+        return t  # there are none
+
+    return step
+
+
+def _grad_launch(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, count: int, grid: Grid) -> Launcher:
+    """Of (g, z, dz, t, partial), with partial gradients of so many taps."""
+    written = (Pointer(2), *_strides(dz)) if grid.launch.dz else (Pointer(1), *_strides(z))
+    return Launcher(
         kernels.grad_kernel, grid.programs,
-        g, *_strides(g.stride()),
-        z, *_strides(z.stride()),
-        dz, *_strides(dz.stride()),
-        *_taps(a),
-        *_taps(b),
-        partial[0], partial[-1],
-        problem.c, grid.share, grid.extra,
-        **grid.constants,
+        (
+            Pointer(0), *_strides(g),
+            Pointer(1), *_strides(z),
+            *written,
+            Pointer(3, 0), *_tap_strides(t),
+            Pointer(3, 1), *_tap_strides(t),
+            Pointer(4, 0), Pointer(4, count - 1),
+            grid.problem.c, grid.share, grid.extra,
+        ),
+        grid.constants,
     )  # fmt: skip
-    if complete:
-        return
-    if out.dim() == 4:  # taps of each sample
-        torch.sum(partial.view(len(out), problem.n, -1, *out.shape[2:]), 2, out=out)
-    elif out.shape[1] > 1:
-        torch.sum(partial, [1, 2], out=out)
-    else:
-        torch.sum(partial.flatten(1, 3), 1, keepdim=True, out=out)
 
 
 # The gated taps. r and s of one shape, float32; without ``gated`` s is not read.
@@ -227,13 +267,33 @@ def gated_taps(
     """[a, b] = [sigmoid(s) k(|r|), k(|r|)], (2, *r.shape, R+1): one launch."""
     t = torch.empty((2, *r.shape, max_radius + 1), dtype=torch.float32, device=r.device)
     if r.numel() > 0:
-        _launch(
-            tap_kernels.gated_taps_kernel, r.numel(),
-            r.contiguous(), s.contiguous(),
-            t[0], t[1],
-            **_window(r.device, gated, max_radius, gaussian, truncate),
-        )  # fmt: skip
+        tensors = r.contiguous(), s.contiguous(), t
+        launch = _taps_launch(
+            tap_kernels.gated_taps_kernel, tensors, gated, max_radius, gaussian, truncate
+        )
+        launch(*tensors)
     return t
+
+
+def modulate(
+    z: Tensor, r: Tensor, s: Tensor, border: str,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(y, t): ``gated_taps`` and then ``blur`` of a map that is not empty, prepared together."""
+    window = gated, max_radius, gaussian, truncate
+    if INTERPRET:
+        t = gated_taps(r, s, *window)
+        return blur(z, t, border, False), t
+    r, s, y = r.contiguous(), s.contiguous(), empty_like(z)
+    t = torch.empty((2, *r.shape, max_radius + 1), dtype=torch.float32, device=r.device)
+    key = "modulate", border, window, z.shape, z.stride(), z.dtype, r.shape, r.dtype, s.dtype
+    both = None if choice.observers else _prepared(z, *key)
+    if both is None:
+        taps = _taps_launch(tap_kernels.gated_taps_kernel, (r, s, t), *window)
+        both = _prepare((taps, _blur_launcher("blur", z, y, t, border, None)), z, *key)
+    both[0](r, s, t)
+    both[1](z, y, t)
+    return y, t
 
 
 def gated_taps_grad(
@@ -241,16 +301,14 @@ def gated_taps_grad(
     gated: bool, max_radius: int, gaussian: str, truncate: float | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(dr, ds) from the gradient of both taps, (2, *r.shape, R+1): one launch."""
-    r, dt = r.contiguous(), dt.contiguous()
+    r = r.contiguous()
     dr, ds = torch.empty_like(r), torch.empty_like(r)
     if r.numel() > 0:
-        _launch(
-            tap_kernels.gated_taps_grad_kernel, r.numel(),
-            r, s.contiguous(),
-            dt[0], dt[1],
-            dr, ds,
-            **_window(r.device, gated, max_radius, gaussian, truncate),
-        )  # fmt: skip
+        tensors = r, s.contiguous(), dt.contiguous(), dr, ds
+        launch = _taps_launch(
+            tap_kernels.gated_taps_grad_kernel, tensors, gated, max_radius, gaussian, truncate
+        )
+        launch(*tensors)
     return dr, ds
 
 
@@ -262,16 +320,31 @@ def gated_taps_grad_grad(
     r, dt = r.contiguous(), dt.contiguous()
     r_bar, s_bar, t_bar = torch.empty_like(r), torch.empty_like(r), torch.empty_like(dt)
     if r.numel() > 0:
-        _launch(
-            tap_kernels.gated_taps_grad_grad_kernel, r.numel(),
-            r, s.contiguous(),
-            dt[0], dt[1],
-            vr.contiguous(), vs.contiguous(),
-            r_bar, s_bar,
-            t_bar[0], t_bar[1],
-            **_window(r.device, gated, max_radius, gaussian, truncate),
-        )  # fmt: skip
+        tensors = r, s.contiguous(), dt, vr.contiguous(), vs.contiguous(), r_bar, s_bar, t_bar
+        launch = _taps_launch(
+            tap_kernels.gated_taps_grad_grad_kernel, tensors, gated, max_radius, gaussian, truncate
+        )
+        launch(*tensors)
     return r_bar, s_bar, t_bar
+
+
+def _taps_launch(
+    kernel: Any, tensors: tuple[Tensor, ...],
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> Launcher:  # fmt: skip
+    """Of contiguous tensors shaped as r, and of taps, of which the kernel takes both."""
+    r = tensors[0]
+    # a kernel takes long to hash, its function does not
+    key = kernel.fn, gated, max_radius, gaussian, truncate, r.shape, *[x.dtype for x in tensors]
+    launch: Launcher | None = _prepared(r, *key)
+    if launch is None:
+        arguments: list[Pointer] = []
+        for i, x in enumerate(tensors):
+            taps = x.dim() > r.dim()
+            arguments += [Pointer(i, 0), Pointer(i, 1)] if taps else [Pointer(i)]
+        window = _window(r.device, gated, max_radius, gaussian, truncate)
+        launch = _prepare(Launcher(kernel, r.numel(), tuple(arguments), window), r, *key)
+    return launch
 
 
 @functools.lru_cache(256)

@@ -4,7 +4,7 @@ rule."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +29,9 @@ _tuned: dict[Device, store.Entries] = {}
 _stamps: dict[Device, store.Stamp] = {}
 """Of the caches when they were read."""
 
+prepared: dict[Hashable, Any] = {}
+"""What the backend has made of choices, for it to find again; forgotten when one may change."""
+
 Observer = Callable[[Problem, Device, torch.device, bool], object]
 observers: list[Observer] = []
 """Called before an op is launched, with its problem, its device as described here and as PyTorch
@@ -52,6 +55,11 @@ def choose(problem: Problem, device: Device) -> Choice:
     return Choice(plan, grids(plan, problem, device), "rule")
 
 
+def _choose_again() -> None:
+    choose.cache_clear()
+    prepared.clear()
+
+
 def cached(device: Device) -> store.Entries:
     """What was tuned for this device, by this process or an earlier one."""
     if device not in _tuned:
@@ -65,7 +73,7 @@ _shipped = functools.cache(store.shipped)
 def commit(device: Device, entries: dict[str, dict[str, Any]]) -> None:
     """Use these entries from now on, here and in later processes."""
     cached(device).update(entries)
-    choose.cache_clear()
+    _choose_again()
     store.add(device, entries)
 
 
@@ -75,7 +83,7 @@ def reload(device: Device) -> store.Entries:
     if device not in _tuned or stamp != _stamps[device]:
         _stamps[device] = stamp
         _tuned[device] = {**_tuned.get(device, {}), **store.read(device)}
-        choose.cache_clear()
+        _choose_again()
     return _tuned[device]
 
 
@@ -84,7 +92,7 @@ def forget() -> None:
     _tuned.clear()
     _stamps.clear()
     _shipped.cache_clear()
-    choose.cache_clear()
+    _choose_again()
     store.warn_once.cache_clear()
 
 

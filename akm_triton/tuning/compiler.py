@@ -15,6 +15,8 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from akm_triton.backend.launcher import OPTIONS
+
 _TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
 
@@ -52,12 +54,15 @@ def source(call: KernelCall) -> Any:
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, name in enumerate(call.kernel.arg_names):
-        value = call.arguments[name]
+        value, param = call.arguments[name], call.kernel.params[i]
+        if param.do_not_specialize:
+            signature[name] = "i32"
+            continue
         attributes[(i,)] = []
         if isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]
-        elif call.kernel.params[i].is_constexpr or value == 1:
+        elif param.is_constexpr or value == 1:
             signature[name] = "constexpr"
             constants[name] = value
         else:
@@ -70,7 +75,7 @@ def source(call: KernelCall) -> Any:
 def compile_call(call: KernelCall, capability: int) -> Any:
     """What the launcher would compile on a device of this capability."""
     return triton.compile(
-        source(call), target=GPUTarget("cuda", capability, 32), options=dict(call.options)
+        source(call), target=GPUTarget("cuda", capability, 32), options=call.options | OPTIONS
     )
 
 

@@ -43,7 +43,8 @@ class Workload:
         sigma = torch.rand(channels, generator=draw, device=device) * problem.radius / 2 + 0.3
         k = gaussian_taps(sigma, problem.radius)
         along = torch.randn(k.shape, generator=draw, device=device) * k
-        self.taps: Any = (0.7 * k, k, along, k) if problem.pair else (0.7 * k, k)
+        t, v = torch.stack([0.7 * k, k]), torch.stack([along, k])
+        self.taps: Any = (t, v) if problem.pair else (t,)
 
     def run(self, plan: Plan | None = None, turn: int = 0) -> tuple[Tensor, ...]:
         """The results by this plan, or by the one that is launched by default."""
@@ -71,7 +72,7 @@ class Workload:
         for start in range(0, p.n, count):
             images = slice(start, start + count)
             z, g = self.z[0][images].double(), self.g[0][images].double()
-            own_taps: Any = [t[images].double() if p.per_sample else t.double() for t in self.taps]
+            own_taps: Any = [(t[:, images] if p.per_sample else t).double() for t in self.taps]
             if "da" in p.outputs:
                 taps = torch_backend.tap_grads(g, z, *own_taps, p.border)
                 if p.per_sample:

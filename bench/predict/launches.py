@@ -28,12 +28,12 @@ def _calls(plan: Plan, problem: Problem, dtype: torch.dtype, device: Device) -> 
     memory = torch.channels_last if problem.channels_last else torch.contiguous_format
     z = torch.empty(problem.n, problem.c, problem.h, problem.w, dtype=dtype, device="meta")
     z = z.contiguous(memory_format=memory)
-    k = torch.empty(problem.c, problem.radius + 1, device="meta")
+    t = torch.empty(2, problem.c, problem.radius + 1, device="meta")
     with backend.launching(lambda *a, **named: calls.append(KernelCall(*a, **named)), device):
         if problem.op == "blur_backward":
-            backend.blur_backward(z, z, k, k, problem.border, plan)
+            backend.blur_backward(z, z, t, problem.border, plan)
         else:
-            backend.blur(z, k, k, problem.border, problem.adjoint, plan)
+            backend.blur(z, t, problem.border, problem.adjoint, plan)
     return calls
 
 

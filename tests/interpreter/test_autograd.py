@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 import akm_triton as akm
+from akm_triton import modulation
 from tests.common import BORDERS
 
 
@@ -80,3 +83,100 @@ def test_numbers_that_stand_for_others() -> None:
 
     expected = gradients(plain, g.clone().resolve_neg())
     torch.testing.assert_close(gradients(lazy, g), expected)
+
+
+def leaves(needs: tuple[bool, ...] = (True, True, True)) -> list[Tensor]:
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 3, 5, 6), torch.tensor([0.3, 1.0, 2.0]), torch.randn(3)
+    return [x.requires_grad_(need) for x, need in zip(inputs, needs, strict=True)]
+
+
+@pytest.fixture
+def by_ops(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Calls a function with nothing but the registered ops."""
+
+    def call(function: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(modulation, "is_plain", lambda *tensors: False)
+            return function()
+
+    return call
+
+
+modulate = partial(akm.modulate, max_radius=3, border="reflect", backend="triton")
+
+
+@pytest.mark.parametrize("needs", [x for x in product((True, False), repeat=3) if any(x)], ids=str)
+def test_one_node_trains_as_the_registered_ops_do(needs: tuple[bool, ...], by_ops: Any) -> None:
+    """To the bit, whatever needs a gradient, also of the blur alone, and by a second backward."""
+    g = torch.randn(2, 3, 5, 6)
+
+    def trained() -> list[Tensor | None]:
+        z, r, s = leaves(needs)
+        y = modulate(z, r, s)
+        blurred = akm.gaussian_blur(z, r, max_radius=3, backend="triton")
+        names.append(y.grad_fn.name())
+        for _ in range(2):
+            y.backward(g, retain_graph=True)
+        if blurred.requires_grad:
+            blurred.backward(g)
+        return [y, z.grad, r.grad, s.grad]
+
+    names: list[str] = []
+    found, wanted = trained(), by_ops(trained)
+    assert names[0] == "_ModulateBackward" != names[1]
+    for mine, want, needed in zip(found[1:], wanted[1:], needs, strict=True):
+        assert (mine is None) is (want is None) is not needed
+        assert mine is None or torch.equal(mine, want)
+    assert torch.equal(found[0], wanted[0])
+
+
+def test_derivatives_of_the_node_differentiate_again(by_ops: Any) -> None:
+    """Third order, a batch of gradients, and a tangent of the gradient that comes in."""
+
+    def derived() -> list[Tensor]:
+        inputs = leaves()
+        y = modulate(*inputs)
+        g = torch.linspace(-1, 1, y.numel()).view_as(y).requires_grad_()
+        first = torch.autograd.grad(y, inputs, g, create_graph=True)
+        second = torch.autograd.grad(
+            sum(x.square().sum() for x in first), [*inputs, g], create_graph=True
+        )
+        third = torch.autograd.grad(
+            sum(x.square().sum() for x in second), [*inputs, g], retain_graph=True
+        )
+        batch = torch.stack([g.detach(), 2 * g.detach()])
+        batched = torch.autograd.grad(y, inputs, batch, retain_graph=True, is_grads_batched=True)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(g.detach(), g.detach())
+            grads = torch.autograd.grad(y, inputs, dual)
+            tangents = [torch.autograd.forward_ad.unpack_dual(x).tangent for x in grads]
+        return [*first, *second, *third, *batched, *tangents]
+
+    for mine, want in zip(derived(), by_ops(derived), strict=True):
+        torch.testing.assert_close(mine, want)
+
+
+def test_the_node_keeps_its_inputs_as_autograd_does() -> None:
+    z, r, s = leaves()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: -x):
+        y = modulate(z, r, s)
+    assert [x.shape for x in kept] == [z.shape, r.shape, s.shape, (2, 3, 4)]
+    wanted = torch.autograd.grad(modulate(z, r, s), z, torch.ones_like(y))
+    found = torch.autograd.grad(y, z, torch.ones_like(y))  # linear in the taps, so in both of them
+    torch.testing.assert_close(found, wanted)
+    y = modulate(z, r, s)
+    with torch.no_grad():
+        s.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    # under checkpointing the forward runs again
+    z, r, s = leaves()
+    wanted = torch.autograd.grad(modulate(z, r, s).sum(), (z, r, s))
+    for reentrant in (False, True):
+        y = torch.utils.checkpoint.checkpoint(modulate, z, r, s, use_reentrant=reentrant)
+        y.sum().backward()
+        for x, want in zip((z, r, s), wanted, strict=True):
+            assert torch.equal(x.grad, want)
+            x.grad = None

@@ -9,23 +9,10 @@ import pytest
 import torch
 
 from akm_triton.backend import triton as triton_backend
-from bench import campaign, correctness, launch, results, small_maps
+from bench import campaign, correctness, results, small_maps
 from bench.sweep import TINY, Setting
 
 STATUS = {"ok", "skipped", "missing", "predicted"}
-
-
-def test_launch_measures_without_launching(tmp_path: Path) -> None:
-    generator = torch.get_rng_state()
-    launch.main(["--quick", "--out", str(tmp_path)])
-    (path,) = tmp_path.glob("*/launch.json")
-    rows = {row["call"]: row for row in json.loads(path.read_text())["rows"]}
-    assert len(rows) == 4
-    for row in rows.values():
-        assert 0 < row["p20"] <= row["p50"] <= row["p80"] < 1
-    interception = triton_backend._interception
-    assert interception.instead is None and interception.device is None
-    assert torch.equal(torch.get_rng_state(), generator)
 
 
 @pytest.mark.parametrize(

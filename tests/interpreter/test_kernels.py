@@ -102,19 +102,19 @@ def check(dtype: torch.dtype, layout: str, shape: tuple[int, ...], border: str) 
 
     gz, zz = exact(g), exact(z)
 
-    y = triton_backend.blur(z, a, b, border, False)
+    y = triton_backend.blur(z, torch.stack([a, b]), border, False)
     assert y.dtype == dtype and y.stride() == z.stride()
     assert error(y, oracle.blur(zz, *exactly), oracle.blur(abs(zz), *exactly)) < bound
     wanted = oracle.blur(gz, *exactly, adjoint=True)
     size = oracle.blur(abs(gz), *exactly, adjoint=True)
-    assert error(triton_backend.blur(g, a, b, border, True), wanted, size) < bound
+    assert error(triton_backend.blur(g, torch.stack([a, b]), border, True), wanted, size) < bound
 
-    dz, (da, db) = triton_backend.blur_backward(g, z, a, b, border)
+    dz, (da, db) = triton_backend.blur_backward(g, z, torch.stack([a, b]), border)
     assert dz.dtype == dtype and dz.stride() == z.stride()
     assert error(dz, wanted, size) < bound
     wanted_tables = oracle.tap_grads(gz, zz, *exactly)
     sizes = oracle.tap_grads(abs(gz), abs(zz), *exactly)
-    alone = triton_backend.tap_grads(g, z, a, b, border)
+    alone = triton_backend.tap_grads(g, z, torch.stack([a, b]), border)
     for found in ((da, db), alone):
         for mine, want, scale in zip(found, wanted_tables, sizes, strict=True):
             assert mine.dtype == torch.float32
@@ -132,7 +132,8 @@ def test_pair(size: int, border: str, kind: tuple[torch.dtype, str]) -> None:
     a, b, c, d = (gaussians((2,), radius, seed=i) for i in range(4))
     z = random(2, 2, size, 36, seed=4, dtype=dtype, layout=layout)
     for adjoint in (False, True):
-        y = triton_backend.blur_pair(z, a, b, c, d - 0.3, border, adjoint)
+        t, v = torch.stack([a, b]), torch.stack([c, d - 0.3])
+        y = triton_backend.blur_pair(z, t, v, border, adjoint)
         assert y.dtype == dtype and y.stride() == z.stride()
         wanted = sum(
             oracle.blur(exact(z), exact(left), exact(right), border, adjoint=adjoint)
@@ -150,9 +151,9 @@ def test_table_shapes(size: int, per: str) -> None:
     z, g = random(n, c, size, 6, seed=3), random(n, c, size, 6, seed=4)
     exactly = (exact(a), exact(b), "symmetric")
     bound = tolerance(z.dtype, radius)
-    y = triton_backend.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, torch.stack([a, b]), "symmetric", False)
     assert error(y, oracle.blur(exact(z), *exactly)) < bound
-    found = triton_backend.blur_backward(g, z, a, b, "symmetric")[1]
+    found = triton_backend.blur_backward(g, z, torch.stack([a, b]), "symmetric")[1]
     for mine, want in zip(found, oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
         assert error(mine, want) < bound
 
@@ -167,10 +168,10 @@ def test_segments_of_rows(segments: int, border: str) -> None:
     problem = Problem("blur", 1, 1, 100, 20, 15, border, 4, False)
     cfg = tile(problem, (1, 16, 32), num_warps=4, segments=segments)
     exactly = (exact(a), exact(b), border)
-    y = triton_backend.blur(z, a, b, border, False, (Launch(cfg, dz=True),))
+    y = triton_backend.blur(z, torch.stack([a, b]), border, False, (Launch(cfg, dz=True),))
     assert error(y, oracle.blur(exact(z), *exactly)) < tolerance(z.dtype, 15)
     plan = (Launch(cfg, dz=True, da=True, db=True),)
-    dz, (da, db) = triton_backend.blur_backward(g, z, a, b, border, plan)
+    dz, (da, db) = triton_backend.blur_backward(g, z, torch.stack([a, b]), border, plan)
     assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < tolerance(z.dtype, 15)
     for found, want in zip((da, db), oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
         assert error(found, want) < tolerance(z.dtype, 15)
@@ -179,7 +180,7 @@ def test_segments_of_rows(segments: int, border: str) -> None:
 def test_rows_and_strips_of_a_tile_1024_wide() -> None:
     z = random(1, 1, 40, 1024)
     a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
-    y = triton_backend.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, torch.stack([a, b]), "symmetric", False)
     wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
     assert error(y, wanted) < tolerance(z.dtype, 15)
 
@@ -195,10 +196,10 @@ def test_strides_serve_without_a_copy(kind: str) -> None:
     }[kind]
     a, b = gaussians((3,), 4, seed=2), gaussians((3,), 4, seed=3)
     wanted = oracle.blur(exact(z), exact(a), exact(b), "symmetric")
-    y = triton_backend.blur(z, a, b, "symmetric", False)
+    y = triton_backend.blur(z, torch.stack([a, b]), "symmetric", False)
     assert y.is_contiguous()
     assert error(y, wanted) < tolerance(z.dtype, 4)
-    dz, (da, _) = triton_backend.blur_backward(z, z, a, b, "symmetric")
+    dz, (da, _) = triton_backend.blur_backward(z, z, torch.stack([a, b]), "symmetric")
     assert error(dz, wanted) < tolerance(z.dtype, 4)
     da_wanted = oracle.tap_grads(exact(z), exact(z), exact(a), exact(b), "symmetric")[0]
     assert error(da, da_wanted) < tolerance(z.dtype, 4)
@@ -207,8 +208,8 @@ def test_strides_serve_without_a_copy(kind: str) -> None:
 def test_empty_batch() -> None:
     z = torch.empty(0, 3, 5, 5)
     a = gaussians((3,), 4)
-    assert triton_backend.blur(z, a, a, "symmetric", False).shape == z.shape
-    dz, (da, db) = triton_backend.blur_backward(z, z, a, a, "symmetric")
+    assert triton_backend.blur(z, torch.stack([a, a]), "symmetric", False).shape == z.shape
+    dz, (da, db) = triton_backend.blur_backward(z, z, torch.stack([a, a]), "symmetric")
     assert dz.shape == z.shape
     assert torch.equal(da, torch.zeros_like(a)) and torch.equal(db, torch.zeros_like(a))
 
@@ -218,7 +219,7 @@ def test_empty_batch() -> None:
 def test_nan_in_a_table_or_sigma_gives_nan(value: float) -> None:
     a = gaussians((2,), 4)
     a[0] = value
-    y = triton_backend.blur(random(1, 2, 5, 5), a, a, "symmetric", False)
+    y = triton_backend.blur(random(1, 2, 5, 5), torch.stack([a, a]), "symmetric", False)
     assert y[:, 0].isnan().all() and not y[:, 1].isnan().any()
     for family in ("discrete", "sampled"):
         r = torch.tensor([value, 1.0])
@@ -229,7 +230,7 @@ def test_nan_in_a_table_or_sigma_gives_nan(value: float) -> None:
 def test_bfloat16_is_lifted_for_the_interpreter() -> None:
     z = random(1, 2, 9, 9, dtype=torch.bfloat16)
     a = gaussians((2,), 4)
-    y = triton_backend.blur(z, a, a, "symmetric", False)
+    y = triton_backend.blur(z, torch.stack([a, a]), "symmetric", False)
     assert y.dtype == torch.bfloat16
     assert error(y, oracle.blur(exact(z), exact(a), exact(a), "symmetric")) < 2**-8
 
@@ -258,7 +259,7 @@ def test_half_precision_is_no_worse_than_eager(sigma: float, size: int) -> None:
         gaussian="discrete", border="symmetric", truncate=None, max_radius=15
     )
     a, b = triton_backend.gated_taps(r, s, True, 15, "discrete", None)
-    mine = exact(triton_backend.blur(z, a, b, "symmetric", False))
+    mine = exact(triton_backend.blur(z, torch.stack([a, b]), "symmetric", False))
     eager = eager_half(z, r, s, 15)
     wanted = oracle.modulate(exact(z), exact(r), exact(s), **options)
     for norm in (np.max, lambda x: np.sqrt(np.mean(x**2))):
@@ -276,7 +277,7 @@ def test_constants_stay_constant(
     sigma = torch.linspace(0, 12, 40 if size < 100 or pytestconfig.getoption("--all") else 13)
     k, _ = triton_backend.gated_taps(sigma, sigma, False, 15, "discrete", None)
     z = torch.full((1, len(sigma), size, size), value, dtype=dtype)
-    y = triton_backend.blur(z, k, k, "symmetric", False)
+    y = triton_backend.blur(z, torch.stack([k, k]), "symmetric", False)
     ulp = z - torch.nextafter(z, torch.zeros_like(z))
     allowed = 0 if dtype == torch.float16 else 8  # float32 keeps what two sums of 31 round off
     assert ((y - z).abs() <= allowed * ulp).all()
@@ -310,11 +311,11 @@ def test_half_precision_up_to_its_largest_number(scale: float, size: int, border
 
     one, two = [(2, 3)], [(0, 3), (2, 1)]
     for adjoint in (False, True):
-        y = triton_backend.blur(z, c, d, border, adjoint)
+        y = triton_backend.blur(z, torch.stack([c, d]), border, adjoint)
         check(y, z, one, adjoint)
-        y = triton_backend.blur_pair(z, a, b, c, d, border, adjoint)
+        y = triton_backend.blur_pair(z, torch.stack([a, b]), torch.stack([c, d]), border, adjoint)
         check(y, z, two, adjoint)
-    dz, grads = triton_backend.blur_backward(g, z, c, d, border)
+    dz, grads = triton_backend.blur_backward(g, z, torch.stack([c, d]), border)
     check(dz, g, one, True)
     wanted = oracle.tap_grads(exact(g), exact(z), *tables[2:], border)
     sizes = oracle.tap_grads(abs(exact(g)), abs(exact(z)), *tables[2:], border)
@@ -331,10 +332,10 @@ def test_adjoint_of_the_largest_constant(border: str, size: tuple[int, int]) -> 
     g = torch.full((1, 1, *size), 65504.0, dtype=torch.float16)
     box = torch.full((1, 16), 1 / 31)
     for a, b in ((0.01 * box, box), (box, 0.01 * box)):
-        y = triton_backend.blur(g, a, b, border, True)
+        y = triton_backend.blur(g, torch.stack([a, b]), border, True)
         wanted = oracle.blur(exact(g), exact(a), exact(b), border, adjoint=True)
         assert error(y, wanted) < tolerance(g.dtype, 15)
-        both = triton_backend.blur_backward(g, g, a, b, border)
+        both = triton_backend.blur_backward(g, g, torch.stack([a, b]), border)
         assert error(both[0], wanted) < tolerance(g.dtype, 15)
         for found, want in zip(
             both[1], oracle.tap_grads(exact(g), exact(g), exact(a), exact(b), border), strict=True
@@ -356,14 +357,14 @@ def test_samples_far_apart(size: int, stride: int) -> None:
     far = x.as_strided((2, 1, size, 8), (stride, size * 8, 8, 1))
     near = random(2, 1, size, 8, dtype=torch.float16)
     far.copy_(near)
-    a, b = gaussians((1,), 4, seed=2), gaussians((1,), 4, seed=3)
+    t = torch.stack([gaussians((1,), 4, seed=2), gaussians((1,), 4, seed=3)])
     for adjoint in (False, True):
-        y, wanted = (triton_backend.blur(z, a, b, "reflect", adjoint) for z in (far, near))
+        y, wanted = (triton_backend.blur(z, t, "reflect", adjoint) for z in (far, near))
         assert torch.equal(y, wanted)
     for g, z in ((far, near), (near, far)):
-        wanted = triton_backend.blur_backward(near, near, a, b, "reflect")
+        wanted = triton_backend.blur_backward(near, near, t, "reflect")
         for mine, want in zip(
-            triton_backend.blur_backward(g, z, a, b, "reflect"), wanted, strict=True
+            triton_backend.blur_backward(g, z, t, "reflect"), wanted, strict=True
         ):
             assert torch.equal(mine, want)
 
@@ -438,12 +439,12 @@ def test_both_backends_agree(border: str) -> None:
     a, b = gaussians((3,), 6, seed=3), gaussians((3,), 6, seed=4)
     pairs = zip(
         (
-            triton_backend.blur(z, a, b, border, False),
-            *triton_backend.blur_backward(g, z, a, b, border),
+            triton_backend.blur(z, torch.stack([a, b]), border, False),
+            *triton_backend.blur_backward(g, z, torch.stack([a, b]), border),
         ),
         (
-            torch_backend.blur(z, a, b, border, False),
-            *torch_backend.blur_backward(g, z, a, b, border),
+            torch_backend.blur(z, torch.stack([a, b]), border, False),
+            *torch_backend.blur_backward(g, z, torch.stack([a, b]), border),
         ),
         strict=True,
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import akm_triton as akm
 from akm_triton.backend import triton as triton_backend
+from akm_triton.backend.launcher import Launcher
 from akm_triton.launch import choice, store
 from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Launch, Plan, tile, to_json
@@ -72,8 +73,8 @@ def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([FAST], []))
     right = triton_backend.blur
 
-    def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, plan: Plan) -> Tensor:
-        y = right(z, a, b, border, adjoint, plan)
+    def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan) -> Tensor:
+        y = right(z, t, border, adjoint, plan)
         return 1.001 * y if plan == FAST else y
 
     monkeypatch.setattr(triton_backend, "blur", blur)
@@ -85,14 +86,14 @@ def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_that_fails_is_recorded_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([FAST], []))
-    launch = triton_backend._launch
+    launch = Launcher.__call__
 
-    def failing(*args: Any, **constants: Any) -> None:
-        if constants["PLANES"] == 2:
+    def failing(self: Launcher, *tensors: Tensor) -> None:
+        if self.constants["PLANES"] == 2:
             raise RuntimeError("out of resources\nmore")
-        launch(*args, **constants)
+        launch(self, *tensors)
 
-    monkeypatch.setattr(triton_backend, "_launch", failing)
+    monkeypatch.setattr(Launcher, "__call__", failing)
     found = tuned(clock=Scripted(FAST))
     assert found.plan == rule(BLUR, DEVICE)
     (trial,) = [trial for trial in found.trials if trial.plan == FAST]

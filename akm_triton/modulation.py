@@ -1,0 +1,102 @@
+"""``modulate`` from checked arguments: the taps, then the blur, by the shortest way that a call
+allows.
+
+Registered ops differentiate, transform, trace and batch in every way that PyTorch knows, and a call
+of one takes longer on the host than its kernel on a GPU. Ordinary inference and ordinary training
+need none of it: there the kernels are called directly, in training from one node of autograd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from akm_triton import backend as backends
+from akm_triton import gated_taps, ops, sharding
+from akm_triton.borders import SELF_ADJOINT
+from akm_triton.gated_taps import Grads
+from akm_triton.tracing import is_plain, is_recorded
+
+
+def modulate(
+    z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: str,
+    max_radius: int, gaussian: str, truncate: float | None,
+) -> Tensor:  # fmt: skip
+    """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone; r and s (1|C,) or (N, C), of one
+    shape."""
+    gated, s = s is not None, r if s is None else s
+    window = gated, max_radius, gaussian, truncate
+    plain = is_plain(z, r, s)
+    if plain and backend == "triton":
+        if is_recorded(z, r, s):
+            y: Tensor = _Modulate.apply(z, r, s, (border, window))
+            return y
+        return backends.get("triton").modulate(z, r, s, border, *window)[0]
+    sharding.prepare(z)
+    taps_of = gated_taps.fused if backend == "triton" else gated_taps.plain
+    t = taps_of(r, s, *window)
+    if plain and not is_recorded(z, t) and not torch.is_autocast_enabled(z.device.type):
+        y = backends.get(backend).blur(z, t, border, False)
+        return y
+    return ops.blur(z, t, border, False, backend)
+
+
+_Window = tuple[bool, int, str, float | None]
+"""gated, max_radius, gaussian, truncate"""
+
+
+def _backward(
+    needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, border: str,
+    window: _Window,
+) -> Grads:  # fmt: skip
+    """(dz, dr, ds) by bare kernels; ``needs`` is whether those of z, and those of r or s."""
+    triton = backends.get("triton")
+    if needs == (True, False):
+        return triton.blur(g, t, border, border not in SELF_ADJOINT), None, None
+    if needs == (False, True):
+        dz, dt = None, triton.tap_grads(g, z, t, border)
+    else:
+        dz, dt = triton.blur_backward(g, z, t, border)
+    return dz, *triton.gated_taps_grad(r, s, dt, *window)
+
+
+def _differentiable_backward(
+    needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, border: str,
+    window: _Window,
+) -> Grads:  # fmt: skip
+    """The same by registered ops."""
+    if torch.is_grad_enabled():
+        t = gated_taps.fused(r, s, *window)  # the taps of the forward know nothing of r and s
+    dz, dt = ops.blur_vjp(needs, z, t, border, False, "triton", g)
+    if dt is None:
+        return dz, None, None
+    return dz, *gated_taps.vjp(needs, r, s, *window, dt)
+
+
+class _Modulate(torch.autograd.Function):
+    """Taps and blur on Triton as one node, which keeps z, r, s and the taps."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, _Window]) -> Tensor:
+        border, window = options
+        y: Tensor
+        y, t = backends.get("triton").modulate(z, r, s, border, *window)
+        ctx.save_for_backward(z, r, s, t)
+        ctx.set_materialize_grads(False)
+        ctx.options = options
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Grads:
+        if g is None:
+            return None, None, None, None
+        z, r, s, t = ctx.saved_tensors
+        needs_z, needs_r, needs_s, _ = ctx.needs_input_grad
+        # else this backward is differentiated again, or batched, or traced
+        bare = is_plain(g, z, r, s) and not is_recorded(g, z, r, s)
+        backward = _backward if bare else _differentiable_backward
+        dz, dr, ds = backward((needs_z, needs_r or needs_s), g, z, r, s, t, *ctx.options)
+        gated = ctx.options[1][0]
+        return dz, dr, ds if gated else None, None
