@@ -162,6 +162,13 @@ def test_tiles_are_shared_among_as_many_programs_as_are_worth_it(
     assert cfg.splits(problem, H200) == splits
 
 
+def test_no_share_crosses_images_that_have_their_own_taps() -> None:
+    for n, c, h in product((1, 2, 3, 7, 40), (1, 5, 40), (1, 33, 100, 161, 224, 700)):
+        problem = Problem("blur_backward", n, c, h, 20, 7, "zeros", 2, False, True)
+        cfg = tile(problem, (1, 32, 32), num_warps=4)
+        assert_shares((Launch(cfg, dz=True, da=True, db=True),), problem, H200)
+
+
 def test_pruning_says_why() -> None:
     problem = Problem("blur_backward", 8, 8, 224, 20, 15, "circular", 4, False)
     reasons = {x.reason for x in space.candidates(problem, H200)[1]}
@@ -457,6 +464,30 @@ def test_traffic_is_each_map_once_and_more_with_halos(problem: Problem, device: 
     least = maps * problem.n * problem.c * problem.h * problem.w * problem.itemsize
     assert found.dram_bytes >= least
     assert found.requested_bytes >= least
+
+
+@pytest.mark.parametrize(
+    ("h", "border", "rows"),
+    [
+        (32, "symmetric", 32),  # no row beside the only block
+        (64, "symmetric", 32 + 5 + 16 + 32 + 16 + 5),  # radius 5 is folded back at both ends
+        (64, "zeros", 32 + 16 + 32 + 16),
+        (40, "symmetric", 32 + 5 + 13 + 13 + 16),  # 5 of the last rows are folded into its block
+        (40, "zeros", 32 + 8 + 8 + 16),
+    ],
+)
+def test_rows_are_asked_for_with_those_beside_them(h: int, border: str, rows: int) -> None:
+    """In blocks of 32 and halos of 16; and from DRAM once."""
+    w = 20
+    for op, itemsize in product(("blur", "blur_backward"), (2, 4)):
+        problem = Problem(op, 3, 2, h, w, 5, border, itemsize, False)
+        gradient = op == "blur_backward"
+        cfg = tile(problem, (1, 32, 32), num_warps=4)
+        found = traffic((Launch(cfg, dz=True, da=gradient, db=gradient),), problem)
+        again = 2 * h if gradient and itemsize == 4 else 0
+        read, written = (1 + gradient) * rows + again, h
+        assert found.requested_bytes == 3 * 2 * w * itemsize * (read + written)
+        assert found.dram_bytes == problem.bytes
 
 
 def test_effort_is_less_for_whole_tiles_few_warps_and_one_launch() -> None:
