@@ -20,7 +20,7 @@ from akm_triton.backend import torch as torch_backend
 from akm_triton.backend import triton as triton_backend
 from akm_triton.backend.tiles import fold_index, fold_once
 from akm_triton.launch.device import describe
-from akm_triton.launch.plan import Launch, grids, tile
+from akm_triton.launch.plan import Config, Launch, grids, tile
 from akm_triton.launch.problem import Problem
 from reference import composition, oracle
 from tests import common, fuzz
@@ -182,16 +182,33 @@ def test_shares_of_tiles(
     (grid,) = grids((Launch(cfg, dz=True),), problem, device)
     found = [grid.share + (split < grid.extra) for split in range(grid.splits)]
     assert found == ([1] * 7 * n if per_sample and n == 1 else [7] * n if per_sample else shares)
-    exactly = (exact(a), exact(b), border)
+    check_tiles(cfg, z, g, a, b, border)
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize(("h", "radius"), [(17, 16), (32, 31), (33, 31), (48, 31)])
+def test_a_halo_that_reaches_across_the_map(h: int, radius: int, border: str) -> None:
+    """Blocks of 16 rows fold nearly all of a map in, once and no more."""
+    z, g = random(1, 1, h, 9, seed=1), random(1, 1, h, 9, seed=2)
+    a, b = gaussians((1,), radius, seed=3), gaussians((1,), radius, seed=4)
+    problem = Problem("blur", 1, 1, h, 9, radius, border, 4, False)
+    cfg = tile(problem, (1, 16, 16), num_warps=4)
+    assert cfg.halo_h == (16 if radius <= 16 else 32)
+    check_tiles(cfg, z, g, a, b, border)
+
+
+def check_tiles(cfg: Config, z: Tensor, g: Tensor, a: Tensor, b: Tensor, border: str) -> None:
+    """The blur, and all gradients in one launch."""
+    exactly, bound = (exact(a), exact(b), border), tolerance(z.dtype, a.shape[-1] - 1)
     t = torch.stack([a, b])
     y = triton_backend.blur(z, t, border, False, (Launch(cfg, dz=True),))
-    assert error(y, oracle.blur(exact(z), *exactly)) < tolerance(z.dtype, radius)
+    assert error(y, oracle.blur(exact(z), *exactly)) < bound
     plan = (Launch(cfg, dz=True, da=True, db=True),)
     dz, grads = triton_backend.blur_backward(g, z, t, border, plan)
-    wanted = oracle.blur(exact(g), *exactly, adjoint=True)
-    assert error(dz, wanted) < tolerance(z.dtype, radius)
+    assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < bound
     for mine, want in zip(grads, oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
-        assert error(mine, want) < tolerance(z.dtype, radius)
+        assert error(mine, want) < bound
 
 
 @triton.jit
