@@ -169,17 +169,16 @@ def grad_kernel(
             if RAGGED:
                 w = tl.where(row + rows < MAP.H, w, 0.0)
             w = w.to(DTYPE)
-        if NEED_DZ:
-            dz = rescaled(tl.dot(w, tb, input_precision=PRECISION), a_scale * b_scale, DTYPE)
-            store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE)
         if NEED_DB:
             db = tl.dot(transpose(w), z_at, db, input_precision=PRECISION)
         if NEED_DA:
             v = tl.dot(g_at, tv, input_precision=PRECISION)
             if RAGGED:
                 v = tl.where(row + rows < MAP.H, v, 0.0)
-            v = v.to(DTYPE)
-            da = column_products(v, z, da, PRECISION)
+            da = column_products(v.to(DTYPE), z, da, PRECISION)
+        if NEED_DZ:
+            dz = rescaled(tl.dot(w, tb, input_precision=PRECISION), a_scale * b_scale, DTYPE)
+            store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE)
 
     R: tl.constexpr = MAP.RADIUS
     n = columns_of(tl.arange(0, triton.next_power_of_2(R + 1)), PLANES)
