@@ -41,7 +41,7 @@ from akm_triton.backend.toeplitz import (
 )
 
 VARIES = (
-    "C", "share", "extra", "a_stride_n", "b_stride_n",
+    "share", "extra", "a_stride_n", "b_stride_n",
     "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n",
 )  # fmt: skip
 """Arguments of whose values no kernel is compiled anew."""

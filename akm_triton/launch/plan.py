@@ -286,8 +286,21 @@ def check(plan: Plan, problem: Problem) -> None:
             raise ValueError("matrix products take blocks of 16 and more")
         if not launch.outputs:  # taken for a blur, it would write the map
             raise ValueError("a launch writes nothing")
+        if (launch.da or launch.db) and _mixes_wgmma(cfg, problem):
+            raise ValueError(
+                f"blocks of {cfg.block_h} rows and {cfg.block_w} columns with {cfg.num_warps} warps"
+                " mix matrix instructions, and a load may overwrite what one still reads"
+            )
         _check_rows(cfg, problem)
         _check_columns(cfg, problem)
+
+
+def _mixes_wgmma(cfg: Config, problem: Problem) -> bool:
+    """Whether Hopper would compute some products by wgmma, which takes 64 rows, four warps and half
+    precision, and others not. Triton then forgets a buffer: the next tile is loaded into the one
+    that an unfinished wgmma reads."""
+    wgmma = problem.is_16bit and cfg.planes == 1 and cfg.num_warps >= 4
+    return wgmma and (cfg.block_h < 64) != (cfg.block_w < 64)
 
 
 def _check_rows(cfg: Config, problem: Problem) -> None:

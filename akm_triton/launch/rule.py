@@ -75,6 +75,8 @@ def _grad(problem: Problem, device: Device) -> Config:
         return tile(problem, (1, rows, 128), num_warps=8, out_w=64 if problem.is_16bit else 32, programs_per_sm=1, num_stages=stages)
     out_w = 32 if circular else None
     if problem.is_16bit:
+        if min(problem.h, problem.w) <= 32:  # products of one kind, see ``_mixes_wgmma`` of plan.py
+            return tile(problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
         warps = 4 if device.warpgroup else 8
         return tile(problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages)
     return tile(problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=2)
