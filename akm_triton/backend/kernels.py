@@ -36,10 +36,10 @@ from akm_triton.backend.toeplitz import (
     rescaled,
     row_operand,
     row_sums,
-    tap_sums,
     taps_rounding,
 )
 
+# C is not among them: its divisors say how wide the loads of channels side by side may be
 VARIES = (
     "share", "extra", "a_stride_n", "b_stride_n",
     "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n",

@@ -165,12 +165,8 @@ def load_tiles(
         INNER: tl.constexpr = "zeros" if MAP.H % TILE.BLOCK_H == 0 else BORDER
         return (
             load_rows(ptr, rows, columns, STRIDES, mask, INNER, MAP, TILE.PLANES),
-            load_rows(
-                ptr, halo - TILE.HALO_H, columns, STRIDES, mask, BORDER, MAP, TILE.PLANES
-            ),
-            load_rows(
-                ptr, halo + TILE.BLOCK_H, columns, STRIDES, mask, BORDER, MAP, TILE.PLANES
-            ),
+            load_rows(ptr, halo - TILE.HALO_H, columns, STRIDES, mask, BORDER, MAP, TILE.PLANES),
+            load_rows(ptr, halo + TILE.BLOCK_H, columns, STRIDES, mask, BORDER, MAP, TILE.PLANES),
         )
 
 

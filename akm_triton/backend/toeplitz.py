@@ -192,7 +192,9 @@ def column_operands(
     i = rows_of(tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
     j = columns_of(tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
     if TILE.HALO_H == 0:
-        return (folded_operand(a_ptr, i, j, scale, MAP.H, MAP.RADIUS, MAP.BORDER, ADJOINT, -1, DTYPE),)
+        return (
+            folded_operand(a_ptr, i, j, scale, MAP.H, MAP.RADIUS, MAP.BORDER, ADJOINT, -1, DTYPE),
+        )
     else:
         h = columns_of(tl.arange(0, TILE.HALO_H), TILE.PLANES)
         if ADJOINT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from akm_triton.launch.device import Device
@@ -90,7 +90,9 @@ class Config:
         if problem.per_sample:
             parts = (x for x in range(1, blocks + 1) if blocks % x == 0)
             enough = 2 * device.multiprocessors
-            return problem.n * next((x for x in parts if problem.n * programs * x >= enough), blocks)
+            return problem.n * next(
+                (x for x in parts if problem.n * programs * x >= enough), blocks
+            )
         tiles = max(1, problem.n * blocks)
         most = max(1, min(tiles, MOST_WAVES * side_by_side // programs))
 

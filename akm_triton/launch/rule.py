@@ -47,14 +47,28 @@ def _blur(problem: Problem, device: Device) -> Config:
     if problem.long_radius and problem.w > 64:
         out_w = 64 if circular or not problem.is_16bit else None
         rows = 64 if problem.is_16bit else 32
-        return tile(problem, (1, rows, 128), num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=stages)
+        return tile(
+            problem, (1, rows, 128), num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=stages
+        )
     out_w = 32 if circular else None
     if problem.is_16bit and problem.pair:
         warps = 4 if device.warpgroup else 8
-        return tile(problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages)
+        return tile(
+            problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages
+        )
     if problem.is_16bit:
-        return tile(problem, (1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=3, registers=168, num_stages=stages)
-    return tile(problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=stages)
+        return tile(
+            problem,
+            (1, 64, 64),
+            num_warps=4,
+            out_w=out_w,
+            programs_per_sm=3,
+            registers=168,
+            num_stages=stages,
+        )
+    return tile(
+        problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=stages
+    )
 
 
 def _grad(problem: Problem, device: Device) -> Config:
@@ -64,7 +78,9 @@ def _grad(problem: Problem, device: Device) -> Config:
         return _channels_last(problem, device)
     if problem.longest_side <= 16:
         planes = 1 if problem.is_16bit else 2
-        return tile(problem, (planes, 16, 16), num_warps=1, programs_per_sm=16 if problem.is_16bit else 8)
+        return tile(
+            problem, (planes, 16, 16), num_warps=1, programs_per_sm=16 if problem.is_16bit else 8
+        )
     if problem.longest_side <= 32:
         if problem.is_16bit:
             return tile(problem, (1, 32, 32), num_warps=1, programs_per_sm=8)
@@ -72,25 +88,55 @@ def _grad(problem: Problem, device: Device) -> Config:
     circular = problem.border == "circular" and problem.w > 64
     if problem.long_radius and problem.w > 64:
         rows = 64 if problem.is_16bit else 32
-        return tile(problem, (1, rows, 128), num_warps=8, out_w=64 if problem.is_16bit else 32, programs_per_sm=1, num_stages=stages)
+        return tile(
+            problem,
+            (1, rows, 128),
+            num_warps=8,
+            out_w=64 if problem.is_16bit else 32,
+            programs_per_sm=1,
+            num_stages=stages,
+        )
     out_w = 32 if circular else None
     if problem.is_16bit:
         if min(problem.h, problem.w) <= 32:  # products of one kind, see ``_mixes_wgmma`` of plan.py
-            return tile(problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
+            return tile(
+                problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages
+            )
         warps = 4 if device.warpgroup else 8
-        return tile(problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages)
+        return tile(
+            problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages
+        )
     return tile(problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=2)
 
 
 def _channels_last(problem: Problem, device: Device) -> Config:
     grads = problem.outputs != ("dz",)
     if problem.longest_side <= 16:
-        return tile(problem, (16 if problem.is_16bit else 8, 16, 16), num_warps=4, programs_per_sm=2 if grads else 3)
+        return tile(
+            problem,
+            (16 if problem.is_16bit else 8, 16, 16),
+            num_warps=4,
+            programs_per_sm=2 if grads else 3,
+        )
     if problem.longest_side <= 32 and problem.is_16bit:
-        return tile(problem, (8, 32, 32), num_warps=8 if grads else 4, programs_per_sm=1 if grads else 2)
+        return tile(
+            problem, (8, 32, 32), num_warps=8 if grads else 4, programs_per_sm=1 if grads else 2
+        )
     if problem.longest_side <= 32:
         return tile(problem, (4, 32, 32), num_warps=4, programs_per_sm=1 if grads else 2)
     if problem.long_radius:
-        return tile(problem, (1, 32, 64 if problem.radius <= 24 else 128), num_warps=8, out_w=16, programs_per_sm=2)
+        return tile(
+            problem,
+            (1, 32, 64 if problem.radius <= 24 else 128),
+            num_warps=8,
+            out_w=16,
+            programs_per_sm=2,
+        )
     planes = 16 if problem.is_16bit else 4
-    return tile(problem, (planes, 16, 32 if problem.radius <= 8 else 64), num_warps=8 if problem.is_16bit else 4, out_w=16, programs_per_sm=1)
+    return tile(
+        problem,
+        (planes, 16, 32 if problem.radius <= 8 else 64),
+        num_warps=8 if problem.is_16bit else 4,
+        out_w=16,
+        programs_per_sm=1,
+    )
