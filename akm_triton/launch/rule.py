@@ -21,10 +21,19 @@ def rule(problem: Problem, device: Device) -> Plan:
 
 def _gradient(problem: Problem, device: Device, need_dz: bool) -> Plan:
     """The launches that give (dz, ∂F/∂a, ∂F/∂b), or the last two: one where registers allow."""
-    if problem.longest_side <= 32 or (problem.is_16bit and not problem.channels_last):
+    small, half = problem.longest_side <= 32, problem.is_16bit and not problem.channels_last
+    narrow = min(problem.h, problem.w) <= 32
+    if small or (half and (device.warpgroup or narrow)):
         return (Launch(_grad(problem, device), dz=need_dz, da=True, db=True),)
-    launches = (Launch(_grad(problem, device), da=True), Launch(_grad(problem, device), db=True))
-    return ((Launch(_blur(problem, device), dz=True),) if need_dz else ()) + launches
+    if problem.channels_last:
+        launches = (
+            Launch(_grad(problem, device), da=True),
+            Launch(_grad(problem, device), db=True),
+        )
+        return ((Launch(_blur(problem, device), dz=True),) if need_dz else ()) + launches
+    rows = _grad(problem, device)
+    columns = rows if half else tile(problem, (1, 16, 64), num_warps=1, num_stages=2)
+    return (Launch(rows, dz=need_dz, db=True), Launch(columns, da=True))
 
 
 def _stages(device: Device) -> int:
