@@ -75,6 +75,8 @@ def _blur(problem: Problem, device: Device) -> Config:
             registers=168,
             num_stages=stages,
         )
+    if problem.pair:
+        return tile(problem, (1, 16, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
     return tile(
         problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=stages
     )
@@ -115,7 +117,7 @@ def _grad(problem: Problem, device: Device) -> Config:
         return tile(
             problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages
         )
-    return tile(problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=2)
+    return tile(problem, (1, 32, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
 
 
 def _channels_last(problem: Problem, device: Device) -> Config:
