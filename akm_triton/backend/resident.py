@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from akm_triton.backend.tiles import (
+    VARYING,
     columns_of,
     load_rows,
     program,
@@ -37,10 +38,7 @@ def separable(ta, z, tb, scale, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
     return rescaled(tl.dot(ta, u, input_precision=PRECISION), scale, DTYPE)
 
 
-# C is specialized: its divisors say how wide the loads of channels side by side may be
-@triton.jit(
-    do_not_specialize=("N", "splits", "a_stride_n", "b_stride_n", "z_stride_n", "y_stride_n")
-)
+@triton.jit(do_not_specialize=VARYING)
 def blur_kernel(
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
     y_ptr, y_stride_n, Y_STRIDES: tl.constexpr,
@@ -98,17 +96,7 @@ def blur_kernel(
         store_rows(y_n, y, 0, out, Y_STRIDES, mask_y, MAP)
 
 
-@triton.jit(
-    do_not_specialize=(
-        "N",
-        "splits",
-        "a_stride_n",
-        "b_stride_n",
-        "z_stride_n",
-        "g_stride_n",
-        "dz_stride_n",
-    )
-)
+@triton.jit(do_not_specialize=VARYING)
 def grad_kernel(
     g_ptr, g_stride_n, G_STRIDES: tl.constexpr,
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,

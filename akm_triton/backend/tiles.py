@@ -7,6 +7,13 @@ tensor-core instructions take two axes only. MAP is (H, W, RADIUS, PLANES, BLOCK
 import triton
 import triton.language as tl
 
+VARYING = (
+    "N", "splits", "a_stride_n", "b_stride_n",
+    "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n",
+)  # fmt: skip
+"""Arguments for whose values no kernel is compiled anew: those of the batch. C is not among them,
+because its divisors say how wide the loads of channels side by side may be."""
+
 
 @triton.jit
 def rows_of(x, PLANES: tl.constexpr):
