@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from akm_triton.backend.tiles import (
+    VARYING,
     columns_of,
     fold_index,
     load_again,
@@ -39,15 +40,8 @@ from akm_triton.backend.toeplitz import (
     taps_rounding,
 )
 
-# C is not among them: its divisors say how wide the loads of channels side by side may be
-VARIES = (
-    "share", "extra", "a_stride_n", "b_stride_n",
-    "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n",
-)  # fmt: skip
-"""Arguments of whose values no kernel is compiled anew."""
 
-
-@triton.jit(do_not_specialize=VARIES)
+@triton.jit(do_not_specialize=VARYING)
 def blur_kernel(
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,
     y_ptr, y_stride_n, Y_STRIDES: tl.constexpr,
@@ -105,7 +99,7 @@ def blur_kernel(
         store_rows(y_n, y, row, out, Y_STRIDES, mask_y, MAP, TILE)
 
 
-@triton.jit(do_not_specialize=VARIES)
+@triton.jit(do_not_specialize=VARYING)
 def grad_kernel(
     g_ptr, g_stride_n, G_STRIDES: tl.constexpr,
     z_ptr, z_stride_n, Z_STRIDES: tl.constexpr,

@@ -9,6 +9,13 @@ below them, as tiles of their own: (at, above, below).
 import triton
 import triton.language as tl
 
+VARYING = (
+    "share", "extra", "a_stride_n", "b_stride_n",
+    "z_stride_n", "y_stride_n", "g_stride_n", "dz_stride_n",
+)  # fmt: skip
+"""Arguments for whose values no kernel is compiled anew: those of the batch. C is not among them,
+because its divisors say how wide the loads of channels side by side may be."""
+
 
 @triton.jit
 def rows_of(x, PLANES: tl.constexpr):

@@ -62,7 +62,7 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Plan], list[Prune
 
 
 def effort(plan: Plan, problem: Problem) -> float:
-    """What its warps have to do, in no unit: a plain order, which the machine code confirms.
+    """What its warps have to do, in no unit: a plain order, which is mostly that of predictions.
 
     A warp does its share of each tile, and beside it as much as 32 elements a thread would be,
     whatever the tile; and the more warps share a tile, the longer they wait for each other and the
