@@ -59,7 +59,7 @@ def blur_kernel(
     ROW_BORDER: tl.constexpr = "zeros" if ADJOINT else MAP.BORDER
     PLANES: tl.constexpr = TILE.PLANES
 
-    strip, c, split, first, count = program(C, share, extra, TILE)
+    strip, c, _, first, count = program(C, share, extra, TILE)
     mask_c = c < C
     z_ptr += c.to(tl.int64) * Z_STRIDES[1]
     y_ptr += c.to(tl.int64) * Y_STRIDES[1]
@@ -139,7 +139,9 @@ def grad_kernel(
     a_scale, a_centre = taps_rounding(a_ptr, True, MAP, PLANES, DTYPE)
     b_scale, _ = taps_rounding(b_ptr, True, MAP, PLANES, DTYPE)
     tb = row_operand(b_ptr, columns, out, b_scale, True, MAP, TILE, DTYPE)
-    tv = tl.where(own, tb, tl.zeros_like(tb)) if TILE.STRIPS > 1 else tb
+    tv = tb
+    if TILE.STRIPS > 1 and TILE.OUT_W == TILE.BLOCK_W:  # each column in the sums of one strip
+        tv = tl.where(own, tb, tl.zeros_like(tb))
     ta = column_operands(a_ptr, 0, a_scale, a_centre, ADJOINT, MAP, TILE, DTYPE)
     db = zeros(TILE.BLOCK_W, TILE.OUT_W, PLANES)
     da = zeros_by_tile(TILE)
@@ -156,6 +158,11 @@ def grad_kernel(
         if DTYPE == tl.float32 and NEED_DA and (NEED_DZ or NEED_DB):
             g_at = load_again(g_n, row, inside, G_STRIDES, mask_c, MAP, TILE)
             z_at = load_again(z_n, row, out, Z_STRIDES, mask_c, MAP, TILE)
+        if NEED_DA:
+            v = tl.dot(g_at, tv, input_precision=PRECISION)
+            if RAGGED:
+                v = tl.where(row + rows < MAP.H, v, 0.0)
+            da = column_products(v.to(DTYPE), z, da, PRECISION)
         if NEED_DZ or NEED_DB:
             if ADJOINT and BLOCKS > 1:
                 ta = column_operands(a_ptr, row, a_scale, a_centre, ADJOINT, MAP, TILE, DTYPE)
@@ -165,11 +172,6 @@ def grad_kernel(
             w = w.to(DTYPE)
         if NEED_DB:
             db = tl.dot(transpose(w), z_at, db, input_precision=PRECISION)
-        if NEED_DA:
-            v = tl.dot(g_at, tv, input_precision=PRECISION)
-            if RAGGED:
-                v = tl.where(row + rows < MAP.H, v, 0.0)
-            da = column_products(v.to(DTYPE), z, da, PRECISION)
         if NEED_DZ:
             dz = rescaled(tl.dot(w, tb, input_precision=PRECISION), a_scale * b_scale, DTYPE)
             store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE)

@@ -89,7 +89,10 @@ def zeros_by_tile(TILE: tl.constexpr):
     if TILE.HALO_H == 0:
         return (at,)
     else:
-        halo = zeros(TILE.BLOCK_H, TILE.HALO_H, TILE.PLANES)
+        if TILE.PLANES == 1:
+            halo = zeros(TILE.BLOCK_H, TILE.HALO_H, TILE.PLANES)
+        else:
+            halo = zeros(TILE.HALO_H, TILE.BLOCK_H, TILE.PLANES)
         return (at, halo, halo)
 
 
@@ -121,7 +124,8 @@ def strip_columns(strip, W: tl.constexpr, TILE: tl.constexpr):
     """(columns read, columns computed, start and end of those written) of a strip.
 
     With OUT_W = BLOCK_W a strip computes every column that it reads and writes its own; with a
-    smaller OUT_W it computes its own alone, and begins to read HALO_W columns before them.
+    smaller OUT_W it computes its own alone, and begins to read HALO_W columns before them, or
+    reads the whole map.
     """
     if TILE.OUT_W == TILE.BLOCK_W:
         columns = strip * TILE.STEP_W + tl.arange(0, TILE.BLOCK_W)
@@ -131,7 +135,9 @@ def strip_columns(strip, W: tl.constexpr, TILE: tl.constexpr):
         return columns, columns, start, end
     else:
         start = strip * TILE.OUT_W
-        read = start - TILE.HALO_W + tl.arange(0, TILE.BLOCK_W)
+        read = tl.arange(0, TILE.BLOCK_W)
+        if W > TILE.BLOCK_W:
+            read += start - TILE.HALO_W
         return read, start + tl.arange(0, TILE.OUT_W), start, tl.minimum(start + TILE.OUT_W, W)
 
 

@@ -92,7 +92,8 @@ def taps_rounding(
 ):  # fmt: skip
     """(scale, centre): the power of two by which T, or with TRANSPOSED Tᵀ, is divided, and the
     error of the side taps where they are scaled and rounded to DTYPE."""
-    n = columns_of(tl.arange(0, triton.next_power_of_2(MAP.RADIUS + 1)), PLANES)
+    # 16 at least: with fewer, several planes are laid out so that registers spill
+    n = columns_of(tl.arange(0, 16 if MAP.RADIUS < 16 else 32), PLANES)
     taps = tl.load(taps_ptr + n, mask=n <= MAP.RADIUS, other=0.0)
     scale = 1.0
     if DTYPE == tl.float16:
@@ -226,29 +227,42 @@ def column_product(ta, z, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def row_product(v, z, da, PRECISION: tl.constexpr):
+    """da + v zᵀ; for several planes its transpose, z vᵀ, because a load that is transposed then
+    would not run ahead."""
+    if len(v.shape) == 2:
+        return tl.dot(v, tl.trans(z), da, input_precision=PRECISION)
+    else:
+        return tl.dot(z, transpose(v), da, input_precision=PRECISION)
+
+
+@triton.jit
 def column_products(v, z, da, PRECISION: tl.constexpr):
-    """da + v zᵀ, of each of the tiles."""
-    at = tl.dot(v, transpose(z[0]), da[0], input_precision=PRECISION)
+    """``row_product`` of each of the tiles."""
+    at = row_product(v, z[0], da[0], PRECISION)
     if len(z) == 1:
         return (at,)
     else:
         return (
             at,
-            tl.dot(v, transpose(z[1]), da[1], input_precision=PRECISION),
-            tl.dot(v, transpose(z[2]), da[2], input_precision=PRECISION),
+            row_product(v, z[1], da[1], PRECISION),
+            row_product(v, z[2], da[2], PRECISION),
         )
 
 
 @triton.jit
 def column_sums(da, i, n, MAP: tl.constexpr, TILE: tl.constexpr):
     """∂F/∂a from ∂F/∂T_a by each of ``load_tiles``."""
+    at = da[0] if len(da[0].shape) == 2 else transpose(da[0])
     if len(da) == 1:
-        return tap_sums(da[0], i, n, 0, 0, MAP.H, MAP.H, MAP.BORDER)
+        return tap_sums(at, i, n, 0, 0, MAP.H, MAP.H, MAP.BORDER)
     else:
-        sums = diagonal_sums(da[0], i + n, i + n < TILE.BLOCK_H)
-        sums += diagonal_sums(da[2], i + n - TILE.BLOCK_H, i + n >= TILE.BLOCK_H)
-        sums += diagonal_sums(da[0], i - n, (n > 0) & (i - n >= 0))
-        return sums + diagonal_sums(da[1], i - n + TILE.HALO_H, (n > 0) & (i - n < 0))
+        above = da[1] if len(da[1].shape) == 2 else transpose(da[1])
+        below = da[2] if len(da[2].shape) == 2 else transpose(da[2])
+        sums = diagonal_sums(at, i + n, i + n < TILE.BLOCK_H)
+        sums += diagonal_sums(below, i + n - TILE.BLOCK_H, i + n >= TILE.BLOCK_H)
+        sums += diagonal_sums(at, i - n, (n > 0) & (i - n >= 0))
+        return sums + diagonal_sums(above, i - n + TILE.HALO_H, (n > 0) & (i - n < 0))
 
 
 @triton.jit

@@ -73,7 +73,12 @@ class Config:
             own = first + self.halo_w
             return first, own if strip else 0, w if last else own + self.step_w
         start = strip * self.out_w
-        return start - self.halo_w, start, min(start + self.out_w, w)
+        first = start - self.halo_w if w > self.block_w else 0
+        return first, start, min(start + self.out_w, w)
+
+    def wraps(self, problem: Problem) -> bool:
+        """Whether columns wrap around where they are read: those of a whole map need not."""
+        return problem.border == "circular" and problem.w > self.block_w
 
     def programs(self, channels: int) -> int:
         """For each split of the tiles."""
@@ -108,7 +113,7 @@ MOST_WAVES = 6
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. The flags say which outputs it writes; dz alone is a blur, adjoint in a gradient."""
+    """One launch. The flags say what it writes; dz alone is a blur, adjoint in a gradient."""
 
     config: Config
     dz: bool = False
@@ -145,12 +150,11 @@ def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
 def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
     cfg = launch.config
     splits = cfg.splits(problem, device)
-    wrap = problem.border == "circular" and cfg.strips > 1
     constants: dict[str, Any] = dict(
         MAP=Map(problem.h, problem.w, problem.radius, problem.border),
         TILE=Tile(
             cfg.planes, cfg.block_h, cfg.halo_h, cfg.block_w, cfg.out_w, cfg.step_w, cfg.halo_w,
-            cfg.strips, wrap,
+            cfg.strips, cfg.wraps(problem),
         ),
         ADJOINT=problem.asymmetric,
         PRECISION="ieee" if problem.is_16bit or device.interpreted else cfg.precision,
@@ -198,7 +202,7 @@ def tile(
         step = (block_w - halo - radius) // 8 * 8
         strips = 1 + -(-(w - block_w) // max(step, 1))
     else:
-        step = out_w if block_w - halo - out_w >= radius else 0
+        step = out_w if w <= block_w or block_w - halo - out_w >= radius else 0
         strips = -(-w // out_w)
     if step <= 0:
         raise ValueError(f"a window of {block_w} columns is too narrow for radius {radius}")
@@ -320,7 +324,7 @@ def _check_columns(cfg: Config, problem: Problem) -> None:
     """Each column in one strip, with all it needs among the columns that the strip reads. A strip
     begins where the last one ends; and from strip to strip all grows evenly, but at the borders of
     the map, so that two strips at each end speak for all."""
-    w, radius, wraps = problem.w, problem.radius, problem.border == "circular" and cfg.strips > 1
+    w, radius = problem.w, problem.radius
     if cfg.strips < 1 or cfg.columns(w, cfg.strips - 1)[2] != w:
         raise ValueError(f"{cfg.strips} strips of {cfg.out_w} columns do not cover {w}")
     for strip in sorted(x for x in {0, 1, cfg.strips - 2, cfg.strips - 1} if 0 <= x < cfg.strips):
@@ -328,9 +332,9 @@ def _check_columns(cfg: Config, problem: Problem) -> None:
         computed = start if cfg.out_w < cfg.block_w else first
         if not computed <= start < end <= computed + cfg.out_w:
             raise ValueError(f"strip {strip} cannot write columns {start} to {end}")
-        # past a border lies what is folded back inside; a resident map is read whole
+        # past a border lies what is folded back inside
         low, high = start - radius, end + radius
-        if not wraps:
+        if not cfg.wraps(problem):
             low, high = max(low, 0), min(high, w)
         if not first <= low < high <= first + cfg.block_w:
             raise ValueError(

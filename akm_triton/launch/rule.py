@@ -1,11 +1,13 @@
 """Which tiles a launch uses: a plain rule of shape, dtype, layout and device, in one place.
 
-The choices are those that ``python -m bench predict`` finds fastest on an H100. What limits a tile
-is noted beside it: registers, which wide windows and operands by position fill first, or shared
-memory, of which stages beyond the second take most.
+The choices are those that ``python -m bench predict`` finds fastest on an H100 of all that spill no
+register. What limits a tile is noted beside it: registers, which wide windows and operands of their
+own for each block fill first, or shared memory, of which each stage of the pipeline takes a part.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, tile
@@ -14,140 +16,217 @@ from akm_triton.launch.problem import Problem
 
 def rule(problem: Problem, device: Device) -> Plan:
     """The launches of any op on any maps, the same whenever it is asked."""
+    kind = problem.is_16bit, problem.channels_last
     if problem.outputs == ("dz",):
-        return (Launch(_blur(problem, device), dz=True),)
-    return _gradient(problem, device, "dz" in problem.outputs)
+        return (Launch(_BLUR[kind](problem, device), dz=True),)
+    need_dz = "dz" in problem.outputs
+    return tuple(
+        Launch(config, dz="z" in writes and need_dz, da="a" in writes, db="b" in writes)
+        for writes, config in _GRADIENTS[kind](problem, device).items()
+    )
 
 
-def _gradient(problem: Problem, device: Device, need_dz: bool) -> Plan:
-    """The launches that give (dz, ∂F/∂a, ∂F/∂b), or the last two: one where registers allow."""
-    small, half = problem.longest_side <= 32, problem.is_16bit and not problem.channels_last
-    narrow = min(problem.h, problem.w) <= 32
-    if small or (half and (device.warpgroup or narrow)):
-        return (Launch(_grad(problem, device), dz=need_dz, da=True, db=True),)
-    if problem.channels_last:
-        launches = (
-            Launch(_grad(problem, device), da=True),
-            Launch(_grad(problem, device), db=True),
-        )
-        return ((Launch(_blur(problem, device), dz=True),) if need_dz else ()) + launches
-    rows = _grad(problem, device)
-    columns = rows if half else tile(problem, (1, 16, 64), num_warps=1, num_stages=2)
-    return (Launch(rows, dz=need_dz, db=True), Launch(columns, da=True))
+def _roomy(device: Device) -> bool:
+    """Whether a multiprocessor has the shared memory of data centres, of an A100 at least."""
+    return device.shared_bytes >= 160_000
+
+
+def _roomiest(device: Device) -> bool:
+    return device.shared_bytes >= 220_000
 
 
 def _stages(device: Device) -> int:
-    return 3 if device.shared_bytes >= 160_000 else 2
+    return 3 if _roomy(device) else 2
 
 
-def _blur(problem: Problem, device: Device) -> Config:
-    """The tiles of a forward or adjoint blur, or of a pair of them."""
+def _wraps(problem: Problem, block_w: int) -> bool:
+    """Whether strips of this width must leave the computing of their ends to their neighbours."""
+    return problem.border == "circular" and problem.w > block_w
+
+
+def _half_blur(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
     stages = _stages(device)
-    if problem.channels_last:
-        return _channels_last(problem, device)
     if problem.longest_side <= 16:
-        planes = 1 if problem.is_16bit else 2
-        return tile(problem, (planes, 16, 16), num_warps=1, programs_per_sm=16)
+        return a((1, 16, 16), num_warps=1, programs_per_sm=16)
     if problem.longest_side <= 32:
-        if problem.is_16bit:
-            return tile(problem, (1, 32, 32), num_warps=2, programs_per_sm=10)
-        return tile(problem, (1, 32, 32), num_warps=1, programs_per_sm=8, num_stages=stages)
-    circular = problem.border == "circular" and problem.w > 64
+        return a((1, 32, 32), num_warps=2, programs_per_sm=10)
     if problem.long_radius and problem.w > 64:
-        out_w = 64 if circular or not problem.is_16bit else None
-        rows = 64 if problem.is_16bit else 32
-        return tile(
-            problem, (1, rows, 128), num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=stages
-        )
-    out_w = 32 if circular else None
-    if problem.is_16bit and problem.pair:
-        warps = 4 if device.warpgroup else 8
-        return tile(
-            problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages
-        )
-    if problem.is_16bit:
-        return tile(
-            problem,
-            (1, 64, 64),
-            num_warps=4,
-            out_w=out_w,
-            programs_per_sm=3,
-            registers=168,
-            num_stages=stages,
-        )
+        out_w = 64 if _wraps(problem, 128) else None
+        return a((1, 64, 128), num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=stages)
+    tiles = partial(a, (1, 64, 64), out_w=32 if _wraps(problem, 64) else None, num_stages=stages)
     if problem.pair:
-        return tile(problem, (1, 16, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
-    return tile(
-        problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=stages
-    )
+        return tiles(num_warps=4 if device.warpgroup else 8, programs_per_sm=2)
+    return tiles(num_warps=4, programs_per_sm=3, registers=168)
 
 
-def _grad(problem: Problem, device: Device) -> Config:
-    """The tiles of the gradients."""
+def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
     stages = _stages(device)
-    if problem.channels_last:
-        return _channels_last(problem, device)
     if problem.longest_side <= 16:
-        planes = 1 if problem.is_16bit else 2
-        return tile(
-            problem, (planes, 16, 16), num_warps=1, programs_per_sm=16 if problem.is_16bit else 8
-        )
+        return {"zab": a((1, 16, 16), num_warps=1, programs_per_sm=16)}
     if problem.longest_side <= 32:
-        if problem.is_16bit:
-            return tile(problem, (1, 32, 32), num_warps=1, programs_per_sm=8)
-        return tile(problem, (1, 32, 32), num_warps=2, programs_per_sm=4)
-    circular = problem.border == "circular" and problem.w > 64
+        return {"zab": a((1, 32, 32), num_warps=1, programs_per_sm=8)}
     if problem.long_radius and problem.w > 64:
-        rows = 64 if problem.is_16bit else 32
-        return tile(
-            problem,
-            (1, rows, 128),
-            num_warps=8,
-            out_w=64 if problem.is_16bit else 32,
-            programs_per_sm=1,
-            num_stages=stages,
-        )
-    out_w = 32 if circular else None
-    if problem.is_16bit:
-        if min(problem.h, problem.w) <= 32:  # products of one kind, see ``_mixes_wgmma`` of plan.py
-            return tile(
-                problem, (1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages
-            )
-        warps = 4 if device.warpgroup else 8
-        return tile(
-            problem, (1, 64, 64), num_warps=warps, out_w=out_w, programs_per_sm=2, num_stages=stages
-        )
-    return tile(problem, (1, 32, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
+        tiles = a((1, 64, 128), num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
+        return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
+    out_w = 32 if _wraps(problem, 64) else None
+    if min(problem.h, problem.w) <= 32:  # products of one kind, see ``_mixes_wgmma`` of plan.py
+        return {
+            "zab": a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
+        }
+    tiles = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
+    return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
 
 
-def _channels_last(problem: Problem, device: Device) -> Config:
-    grads = problem.outputs != ("dz",)
+def _float32_blur(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    stages = _stages(device)
     if problem.longest_side <= 16:
-        return tile(
-            problem,
-            (16 if problem.is_16bit else 8, 16, 16),
-            num_warps=4,
-            programs_per_sm=2 if grads else 3,
-        )
-    if problem.longest_side <= 32 and problem.is_16bit:
-        return tile(
-            problem, (8, 32, 32), num_warps=8 if grads else 4, programs_per_sm=1 if grads else 2
-        )
+        return a((2, 16, 16), num_warps=1, programs_per_sm=16)
     if problem.longest_side <= 32:
-        return tile(problem, (4, 32, 32), num_warps=4, programs_per_sm=1 if grads else 2)
+        warps = 2 if problem.pair else 1
+        return a((1, 32, 32), num_warps=warps, programs_per_sm=8 // warps, num_stages=stages)
+    if problem.long_radius and problem.w > 64:
+        return a((1, 32, 128), num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
+    out_w = 32 if _wraps(problem, 64) else None
+    if problem.pair:
+        return a((1, 16, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
+    return a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=stages)
+
+
+def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((4, 16, 16), num_warps=2, programs_per_sm=4)}
+    if problem.longest_side <= 32:
+        return {
+            "zb": a((1, 32, 32), num_warps=2, programs_per_sm=4),
+            "a": a((1, 32, 32), num_warps=1, programs_per_sm=8),
+        }
+    if problem.long_radius and problem.w > 64:
+        tiles = a((1, 32, 128), num_warps=8, out_w=32, programs_per_sm=1, num_stages=stages)
+        return {"zb": tiles, "a": tiles}
+    out_w = 32 if _wraps(problem, 64) else None
+    if problem.radius <= 8:
+        narrow = 16 if _wraps(problem, 32) else None
+        maps = a((1, 32, 32), num_warps=2, out_w=narrow, programs_per_sm=4)
+    else:
+        rows = 32 if device.warpgroup else 16
+        maps = a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
+    if device.warpgroup and problem.h > 32:
+        stages = 2 if problem.h <= 64 else 1
+        last = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
+    else:
+        last = a((1, 16, 64), num_warps=1, out_w=out_w, programs_per_sm=4, num_stages=2)
+    return {"zb": maps, "a": last}
+
+
+def _half_blur_last(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    if problem.longest_side <= 16:
+        return a((16, 16, 16), num_warps=8 if problem.pair else 4, programs_per_sm=2)
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        if problem.pair:
+            return a((8, 32, 32), num_warps=8, out_w=16, programs_per_sm=1)
+        if _roomy(device):
+            return a((16, 32, 32), num_warps=8, programs_per_sm=1)
+        return a((8, 32, 32), num_warps=4, programs_per_sm=2)
+    if problem.radius <= 8:
+        tall, stages = _roomiest(device) and not problem.pair, _stages(device)
+        shape = 16, 32 if tall else 16, 32
+        return a(shape, num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
     if problem.long_radius:
-        return tile(
-            problem,
-            (1, 32, 64 if problem.radius <= 24 else 128),
-            num_warps=8,
-            out_w=16,
-            programs_per_sm=2,
-        )
-    planes = 16 if problem.is_16bit else 4
-    return tile(
-        problem,
-        (planes, 16, 32 if problem.radius <= 8 else 64),
-        num_warps=8 if problem.is_16bit else 4,
-        out_w=16,
-        programs_per_sm=1,
-    )
+        return _long_last(problem)
+    if problem.pair:
+        return a((8, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2)
+    if _roomiest(device) and problem.w <= 64:
+        return a((16, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
+    rows = 32 if _roomiest(device) else 16
+    return a((8, rows, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
+
+
+def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((16, 16, 16), num_warps=4, programs_per_sm=2)}
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        if _roomy(device):
+            return {"zab": a((16, 32, 32), num_warps=8, out_w=16, programs_per_sm=1)}
+        tiles = a((8, 32, 32), num_warps=8, programs_per_sm=1)
+        return {"zb": tiles, "a": tiles}
+    if problem.radius <= 8:
+        tiles = a((16, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
+        return {"zb": tiles, "a": tiles}
+    if not problem.long_radius:
+        return {
+            "zb": a((8, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1),
+            "a": a((16, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages),
+        }
+    return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
+
+
+def _float32_blur_last(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    if problem.longest_side <= 16:
+        return a((8, 16, 16), num_warps=4, programs_per_sm=3)
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        out_w, stages = 16 if problem.pair else None, _stages(device)
+        return a((4, 32, 32), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
+    if problem.radius <= 8:
+        if _roomiest(device):
+            return a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1)
+        return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=_stages(device))
+    if not problem.long_radius:
+        out_w = 32 if _wraps(problem, 64) else None
+        return a((1, 32, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1)
+    return _long_last(problem)
+
+
+def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((8, 16, 16), num_warps=4, programs_per_sm=2, num_stages=stages)}
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        tiles = a((4, 32, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=stages)
+        return {"zb": tiles, "a": tiles}
+    if problem.radius <= 8:
+        if _roomy(device):
+            return {
+                "zb": a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2),
+                "a": a((8, 32, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2),
+            }
+        tiles = a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=2)
+        return {"zb": tiles, "a": tiles}
+    if not problem.long_radius:
+        out_w = 32 if _wraps(problem, 64) else None
+        rows = 32 if device.warpgroup else 16
+        return {
+            "zb": a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1),
+            "a": a((4, 16, 64), num_warps=4, out_w=32, programs_per_sm=2, num_stages=1),
+        }
+    return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
+
+
+def _long_last(problem: Problem) -> Config:
+    """Of a window so wide that a tile of several channels fits no multiprocessor."""
+    block_w = 64 if problem.radius <= 24 else 128
+    return tile(problem, (1, 32, block_w), num_warps=8, out_w=16, programs_per_sm=2)
+
+
+# by whether elements have 16 bits, and whether channels come last
+_BLUR = {
+    (True, False): _half_blur,
+    (True, True): _half_blur_last,
+    (False, False): _float32_blur,
+    (False, True): _float32_blur_last,
+}
+_GRADIENTS = {
+    (True, False): _half_gradients,
+    (True, True): _half_gradients_last,
+    (False, False): _float32_gradients,
+    (False, True): _float32_gradients_last,
+}
