@@ -83,11 +83,13 @@ def assert_covers(plan: Plan, problem: Problem) -> None:
                 assert left <= own.start and own.stop <= left + cfg.block_w
             else:
                 own = range(strip * cfg.out_w, min((strip + 1) * cfg.out_w, w))
-                left = own.start - cfg.halo_w
+                left = own.start - cfg.halo_w if w > cfg.block_w else 0
             written += own
             if cfg.strips > 1:
                 low, high = own.start - radius, own.stop - 1 + radius
-                if problem.border != "circular":  # folded, they lie between the edge and the window
+                if (
+                    problem.border != "circular" or w <= cfg.block_w
+                ):  # folded, they lie between the edge and the window
                     low, high = max(low, 0), min(high, w - 1)
                 assert left <= low and high < left + cfg.block_w
         assert written == list(range(w))
@@ -170,7 +172,7 @@ def test_no_share_crosses_images_that_have_their_own_taps() -> None:
 
 
 def test_pruning_says_why() -> None:
-    problem = Problem("blur_backward", 8, 8, 224, 20, 15, "circular", 4, False)
+    problem = Problem("blur_backward", 8, 8, 224, 40, 15, "circular", 4, False)
     reasons = {x.reason for x in space.candidates(problem, H200)[1]}
     for part in ("cannot wrap around", "too narrow for radius 15", "elements a thread",
                  "more planes than channels", "operands of ", "another candidate"):  # fmt: skip
@@ -268,7 +270,7 @@ def writes_every_column_once(cfg: Config, w: int, radius: int, border: str) -> b
     """And does so from columns that were read. Index by index, as the kernels go about it; NumPy
     says what lies past a border."""
     modes: dict[str, Any] = {"replicate": "edge", "circular": "wrap"}
-    wraps, count = border == "circular" and cfg.strips > 1, np.zeros(w, int)
+    wraps, count = border == "circular" and w > cfg.block_w, np.zeros(w, int)
     folded = None
     if border != "zeros":
         folded = np.pad(np.arange(w), radius, modes.get(border, border))
@@ -278,7 +280,8 @@ def writes_every_column_once(cfg: Config, w: int, radius: int, border: str) -> b
             start = strip * cfg.step_w + cfg.halo_w if strip else 0
             end = w if strip == cfg.strips - 1 else (strip + 1) * cfg.step_w + cfg.halo_w
         else:
-            read = strip * cfg.out_w - cfg.halo_w + np.arange(cfg.block_w)
+            first = 0 if w <= cfg.block_w else strip * cfg.out_w - cfg.halo_w
+            read = first + np.arange(cfg.block_w)
             computed = strip * cfg.out_w + np.arange(cfg.out_w)
             start, end = strip * cfg.out_w, w
         for column in computed[(computed >= start) & (computed < min(end, w))]:
@@ -367,7 +370,7 @@ def test_what_passes_the_check_writes_everything_once(case: tuple[Config, Proble
         pytest.param(Config(1, 32, 16, 16, 16, 1, 16, 0, 4), 40, 3, "zeros", id="too narrow"),
         pytest.param(Config(1, 32, 16, 16, 64, 1, 16, 0, 4), 40, 3, "zeros", id="computes unread"),
         pytest.param(Config(1, 32, 16, 64, 64, 3, 48, 8, 4), 150, 8, "circular", id="no wrap left"),
-        pytest.param(Config(1, 32, 32, 64, 16, 2, 16, 16, 4), 30, 20, "circular", id="short wrap"),
+        pytest.param(Config(1, 32, 32, 64, 16, 5, 16, 16, 4), 80, 20, "circular", id="short wrap"),
         pytest.param(Config(1, 32, 16, 64, 64, 3, -1, 8, 4), 40, 8, "zeros", id="backwards"),
         pytest.param(Config(1, 32, 16, 64, 64, 3, 56, 8, 4), 150, 8, "reflect", id="no halo right"),
         pytest.param(Config(1, 32, 16, 64, 32, 2, 32, 8, 4), 100, 8, "zeros", id="a strip too few"),

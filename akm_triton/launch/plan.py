@@ -195,7 +195,7 @@ def tile(
     if w <= (out_w or block_w):
         block_w = min(block_w, _power_of_two(w))
         return Config(*rows, block_w, block_w, 1, block_w, 0, num_warps, **more)
-    halo = -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
+    halo = 0 if w <= block_w else -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
     if out_w is None:
         if problem.border == "circular":
             raise ValueError("a strip that computes its whole window cannot wrap around")

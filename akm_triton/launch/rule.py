@@ -19,10 +19,12 @@ def rule(problem: Problem, device: Device) -> Plan:
     kind = problem.is_16bit, problem.channels_last
     if problem.outputs == ("dz",):
         return (Launch(_BLUR[kind](problem, device), dz=True),)
-    need_dz = "dz" in problem.outputs
-    return tuple(
-        Launch(config, dz="z" in writes and need_dz, da="a" in writes, db="b" in writes)
+    launches = (
+        (config, [name for name in problem.outputs if name[-1] in writes])
         for writes, config in _GRADIENTS[kind](problem, device).items()
+    )
+    return tuple(
+        Launch(config, **dict.fromkeys(outputs, True)) for config, outputs in launches if outputs
     )
 
 
@@ -68,10 +70,12 @@ def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
     if problem.longest_side <= 32:
         return {"zab": a((1, 32, 32), num_warps=1, programs_per_sm=8)}
     if problem.long_radius and problem.w > 64:
-        tiles = a((1, 64, 128), num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
+        # with few rows several planes, so that products are of one kind, see ``_mixes_wgmma``
+        shape = (1, 64, 128) if problem.h > 32 else (2, 32, 128)
+        tiles = a(shape, num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
         return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
     out_w = 32 if _wraps(problem, 64) else None
-    if min(problem.h, problem.w) <= 32:  # products of one kind, see ``_mixes_wgmma`` of plan.py
+    if min(problem.h, problem.w) <= 32:  # likewise
         return {
             "zab": a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
         }
@@ -213,8 +217,12 @@ def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Confi
 
 def _long_last(problem: Problem) -> Config:
     """Of a window so wide that a tile of several channels fits no multiprocessor."""
-    block_w = 64 if problem.radius <= 24 else 128
-    return tile(problem, (1, 32, block_w), num_warps=8, out_w=16, programs_per_sm=2)
+    planes, rows = 2 if problem.is_16bit else 1, 32 if problem.h <= 32 else 16
+    block_w, out_w = 64 if problem.radius <= 24 else 128, 16
+    if problem.pair and block_w == 128:
+        out_w = 32
+    shape = planes, rows, block_w
+    return tile(problem, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
 
 
 # by whether elements have 16 bits, and whether channels come last
