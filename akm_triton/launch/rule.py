@@ -54,7 +54,7 @@ def _half_blur(problem: Problem, device: Device) -> Config:
     if problem.longest_side <= 32:
         return a((1, 32, 32), num_warps=2, programs_per_sm=10)
     if problem.long_radius and problem.w > 64:
-        out_w = 64 if _wraps(problem, 128) else None
+        out_w = 64 if _wraps(problem, 128) or problem.pair else None
         return a((1, 64, 128), num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=stages)
     tiles = partial(a, (1, 64, 64), out_w=32 if _wraps(problem, 64) else None, num_stages=stages)
     if problem.pair:
@@ -76,9 +76,9 @@ def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
         return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
     out_w = 32 if _wraps(problem, 64) else None
     if min(problem.h, problem.w) <= 32:  # likewise
-        return {
-            "zab": a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
-        }
+        out_w = 32 if problem.asymmetric else out_w
+        tiles = a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
+        return {"zb": tiles, "a": tiles} if problem.asymmetric else {"zab": tiles}
     tiles = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
     return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
 
@@ -119,11 +119,11 @@ def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
     else:
         rows = 32 if device.warpgroup else 16
         maps = a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
-    if device.warpgroup and problem.h > 32:
+    if device.capability == 90 and problem.h > 32:  # by wgmma, which sums in fewer registers
         stages = 2 if problem.h <= 64 else 1
         last = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
     else:
-        last = a((1, 16, 64), num_warps=1, out_w=out_w, programs_per_sm=4, num_stages=2)
+        last = a((1, 16, 64), num_warps=1, out_w=32, programs_per_sm=4, num_stages=2)
     return {"zb": maps, "a": last}
 
 
@@ -144,11 +144,13 @@ def _half_blur_last(problem: Problem, device: Device) -> Config:
     if problem.long_radius:
         return _long_last(problem)
     if problem.pair:
+        if problem.asymmetric:
+            return a((4, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1)
         return a((8, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2)
     if _roomiest(device) and problem.w <= 64:
         return a((16, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
-    rows = 32 if _roomiest(device) else 16
-    return a((8, rows, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
+    planes, rows = 4 if problem.asymmetric else 8, 32 if _roomiest(device) else 16
+    return a((planes, rows, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
 
 
 def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
@@ -165,8 +167,9 @@ def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
         tiles = a((16, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
         return {"zb": tiles, "a": tiles}
     if not problem.long_radius:
+        planes = 4 if problem.asymmetric else 8
         return {
-            "zb": a((8, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1),
+            "zb": a((planes, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1),
             "a": a((16, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages),
         }
     return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
@@ -185,7 +188,8 @@ def _float32_blur_last(problem: Problem, device: Device) -> Config:
         return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=_stages(device))
     if not problem.long_radius:
         out_w = 32 if _wraps(problem, 64) else None
-        return a((1, 32, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1)
+        rows = 16 if problem.pair and problem.asymmetric else 32
+        return a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1)
     return _long_last(problem)
 
 
