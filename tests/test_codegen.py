@@ -36,8 +36,9 @@ def assert_sound(rows: list[codegen.Row]) -> None:
                 itemsize = 4 if row.dtype == "float32" else 2
                 whole = row.shape * itemsize & -(row.shape * itemsize)  # alignment of a row
                 assert row.widest_load_bytes >= min(16, whole), row
-            else:
-                assert row.widest_load_bytes >= 8, row
+            else:  # wide windows of float32 leave room for one channel
+                one = row.dtype == "float32" and row.shape > 32 and row.radius > 8
+                assert row.widest_load_bytes >= (4 if one else 8), row
 
 
 @pytest.fixture(autouse=True, scope="module")
