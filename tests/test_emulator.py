@@ -18,7 +18,10 @@ from torch import Tensor
 
 from akm_triton import ops
 from akm_triton.backend import triton as triton_backend
+from akm_triton.launch import plan as plans
 from akm_triton.launch.device import H200, Device
+from akm_triton.launch.plan import tile
+from akm_triton.launch.problem import Problem
 from bench import stub
 from reference import composition, oracle
 from tests import capabilities, common, fuzz
@@ -130,6 +133,26 @@ def test_against_float64(
     z, g = (common.random(*maps, seed=seed, dtype=dtype, layout=layout) for seed in (1, 2))
     with emulator(target):
         check(op, g, z, radius, border)
+
+
+@pytest.mark.parametrize("block_w", [32, 64])
+@pytest.mark.parametrize("block_h", [32, 64])
+def test_no_gradient_that_passes_the_check_races(block_h: int, block_w: int) -> None:
+    """With blocks of 64 on one side alone, Triton leaves a product in flight whose operand the next
+    tile is loaded over: ``check`` refuses them."""
+    h, w, radius = 70, block_w, 3
+    problem = Problem("blur_backward", 2, 1, h, w, radius, "symmetric", 2, False)
+    cfg = tile(problem, (1, block_h, block_w), num_warps=4)
+    plan = (plans.Launch(cfg, dz=True, da=True, db=True),)
+    if block_h != block_w:
+        with pytest.raises(ValueError):
+            plans.check(plan, problem)
+        return
+    z, g = (common.random(2, 1, h, w, seed=seed, dtype=torch.float16) for seed in (1, 2))
+    a, b = (gaussians((1,), radius, seed) for seed in (3, 4))
+    with emulator(90):
+        dz, _ = triton_backend.blur_backward(g, z, torch.stack([a, b]), "symmetric", plan)
+    assert error(dz, blurred(g, a, b, "symmetric", adjoint=True)) < 2 * TOLERANCE[z.dtype]
 
 
 def _inputs(kind: str, *shape: int) -> Tensor:

@@ -209,13 +209,15 @@ def test_a_new_plan_is_launched_at_once(
         akm.modulate(*example, backend="triton")
         (launch,) = choice.choose(problem, H200).plan
         warps = 2 * launch.config.num_warps
-        plan = (replace(launch, config=replace(launch.config, num_warps=warps)),)
+        changed = replace(launch.config, num_warps=warps, registers=104)
+        plan = (replace(launch, config=changed),)
         choice.commit(H200, {problem.key: {"plan": to_json(plan)}})
         akm.modulate(*example, backend="triton")
     finally:
         choice.forget()
-    before, after = (x.block[0] for x in launches[1::2])
-    assert after == 2 * before
+    before, after = launches[1::2]
+    assert after.block[0] == 2 * before.block[0]
+    assert ".maxnreg 104" in after.kernel.ptx
 
 
 def test_bench_launch_measures_every_call(tmp_path: Path) -> None:

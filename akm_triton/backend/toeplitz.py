@@ -11,7 +11,7 @@ no larger than the map it is made from, whatever the taps, which may be cotangen
 import triton
 import triton.language as tl
 
-from akm_triton.backend.tiles import columns_of, fold_index, rows_of
+from akm_triton.backend.tiles import columns_of, fold_index, rows_of, transpose
 
 BAND: tl.constexpr = tl.constexpr("band")
 """In the place of a border: T is the band of its taps, and borders are folded in elsewhere."""
@@ -87,19 +87,19 @@ def sum_of_taps(x, PLANES: tl.constexpr):
 
 @triton.jit
 def taps_rounding(
-    taps_ptr, TRANSPOSED: tl.constexpr, BORDER: tl.constexpr,
-    RADIUS: tl.constexpr, PLANES: tl.constexpr, DTYPE: tl.constexpr,
+    taps_ptr, TRANSPOSED: tl.constexpr, MAP: tl.constexpr, PLANES: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
     """(scale, centre): the power of two by which T, or with TRANSPOSED Tᵀ, is divided, and the
     error of the side taps where they are scaled and rounded to DTYPE."""
-    BLOCK_R: tl.constexpr = triton.next_power_of_2(RADIUS + 1)
-    n = columns_of(tl.arange(0, BLOCK_R), PLANES)
-    taps = tl.load(taps_ptr + n, mask=n <= RADIUS, other=0.0)
+    # 16 at least: with fewer, several planes are laid out so that registers spill
+    n = columns_of(tl.arange(0, 16 if MAP.RADIUS < 16 else 32), PLANES)
+    taps = tl.load(taps_ptr + n, mask=n <= MAP.RADIUS, other=0.0)
     scale = 1.0
     if DTYPE == tl.float16:
         row = sum_of_taps(tl.where(n > 0, 2.0, 1.0) * tl.abs(taps), PLANES)
         if TRANSPOSED:
-            row *= column_growth(BORDER, RADIUS)
+            row *= column_growth(MAP.BORDER, MAP.RADIUS)
         scale = power_of_two(row)
     taps *= 1.0 / scale
     lost = taps - taps.to(DTYPE).to(tl.float32)
@@ -127,33 +127,6 @@ def rounded_rows(t, on_diagonal, scale, AXIS: tl.constexpr, DTYPE: tl.constexpr)
         lost = tl.where(on_diagonal, 0.0, t - t.to(DTYPE).to(tl.float32))
         lost = tl.sum(lost, len(t.shape) + AXIS, keep_dims=True)
         return (t + tl.where(on_diagonal, lost, 0.0)).to(DTYPE)
-
-
-@triton.jit
-def block_operands(
-    a_ptr, rows, scale, centre, BORDER: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr
-):
-    """The three blocks of T(a) for a block of output rows: what it takes from the block above it,
-    from its own and from the one below. With a border instead of BAND, those of T(a)ᵀ."""
-    H: tl.constexpr = MAP[0]
-    RADIUS: tl.constexpr = MAP[2]
-    PLANES: tl.constexpr = MAP[3]
-    BLOCK_H: tl.constexpr = MAP[4]
-    i = rows_of(rows, PLANES)
-    j = columns_of(rows, PLANES)
-    if BORDER == BAND:
-        above = toeplitz(a_ptr, i, j - BLOCK_H, H, RADIUS, BORDER)
-        at = toeplitz(a_ptr, i, j, H, RADIUS, BORDER)
-        below = toeplitz(a_ptr, i, j + BLOCK_H, H, RADIUS, BORDER)
-    else:
-        above = toeplitz(a_ptr, j - BLOCK_H, i, H, RADIUS, BORDER)
-        at = toeplitz(a_ptr, j, i, H, RADIUS, BORDER)
-        below = toeplitz(a_ptr, j + BLOCK_H, i, H, RADIUS, BORDER)
-    return (
-        rounded(above, False, scale, centre, DTYPE),
-        rounded(at, i == j, scale, centre, DTYPE),
-        rounded(below, False, scale, centre, DTYPE),
-    )
 
 
 @triton.jit
@@ -201,21 +174,102 @@ def folded_operand(
 @triton.jit
 def row_operand(
     b_ptr, read, out, scale,
-    BORDER: tl.constexpr, ADJOINT: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr,
+    ADJOINT: tl.constexpr, MAP: tl.constexpr, TILE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """T(b)ᵀ from the columns read to those computed, or with ADJOINT T(b)."""
-    k, l = columns_of(out, MAP[3]), rows_of(read, MAP[3])
-    return folded_operand(b_ptr, k, l, scale, MAP[1], MAP[2], BORDER, ADJOINT, -2, DTYPE)
+    k, l = columns_of(out, TILE.PLANES), rows_of(read, TILE.PLANES)
+    BORDER: tl.constexpr = BAND if TILE.WRAP else MAP.BORDER
+    return folded_operand(b_ptr, k, l, scale, MAP.W, MAP.RADIUS, BORDER, ADJOINT, -2, DTYPE)
 
 
 @triton.jit
-def column_operand(
-    a_ptr, rows, scale,
-    BORDER: tl.constexpr, ADJOINT: tl.constexpr, MAP: tl.constexpr, DTYPE: tl.constexpr,
+def column_operands(
+    a_ptr, row, scale, centre,
+    ADJOINT: tl.constexpr, MAP: tl.constexpr, TILE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """T(a) of a map whose rows are resident, or with ADJOINT T(a)ᵀ."""
-    i, j = rows_of(rows, MAP[3]), columns_of(rows, MAP[3])
-    return folded_operand(a_ptr, i, j, scale, MAP[0], MAP[2], BORDER, ADJOINT, -1, DTYPE)
+    """What the tile whose rows begin at ``row`` takes from each of ``load_tiles`` by T(a), or with
+    ADJOINT by T(a)ᵀ. Without ADJOINT it is the same for all tiles of a map: the border is folded in
+    where rows are loaded, if they are not all in one tile."""
+    i = rows_of(tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
+    j = columns_of(tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
+    if TILE.HALO_H == 0:
+        return (
+            folded_operand(a_ptr, i, j, scale, MAP.H, MAP.RADIUS, MAP.BORDER, ADJOINT, -1, DTYPE),
+        )
+    else:
+        h = columns_of(tl.arange(0, TILE.HALO_H), TILE.PLANES)
+        if ADJOINT:
+            i += row
+            j += row
+            h += row
+            at = toeplitz(a_ptr, j, i, MAP.H, MAP.RADIUS, MAP.BORDER)
+            above = toeplitz(a_ptr, h - TILE.HALO_H, i, MAP.H, MAP.RADIUS, MAP.BORDER)
+            below = toeplitz(a_ptr, h + TILE.BLOCK_H, i, MAP.H, MAP.RADIUS, MAP.BORDER)
+        else:
+            at = toeplitz(a_ptr, i, j, MAP.H, MAP.RADIUS, BAND)
+            above = toeplitz(a_ptr, i, h - TILE.HALO_H, MAP.H, MAP.RADIUS, BAND)
+            below = toeplitz(a_ptr, i, h + TILE.BLOCK_H, MAP.H, MAP.RADIUS, BAND)
+        return (
+            rounded(at, i == j, scale, centre, DTYPE),
+            rounded(above, False, scale, centre, DTYPE),
+            rounded(below, False, scale, centre, DTYPE),
+        )
+
+
+@triton.jit
+def column_product(ta, z, PRECISION: tl.constexpr):
+    """T(a) z, of the operands and the tiles that belong to each other."""
+    w = tl.dot(ta[0], z[0], input_precision=PRECISION)
+    if len(ta) > 1:
+        w = tl.dot(ta[1], z[1], w, input_precision=PRECISION)
+        w = tl.dot(ta[2], z[2], w, input_precision=PRECISION)
+    return w
+
+
+@triton.jit
+def row_product(v, z, da, PRECISION: tl.constexpr):
+    """da + v zᵀ; for several planes its transpose, z vᵀ, because a load that is transposed then
+    would not run ahead."""
+    if len(v.shape) == 2:
+        return tl.dot(v, tl.trans(z), da, input_precision=PRECISION)
+    else:
+        return tl.dot(z, transpose(v), da, input_precision=PRECISION)
+
+
+@triton.jit
+def column_products(v, z, da, PRECISION: tl.constexpr):
+    """``row_product`` of each of the tiles."""
+    at = row_product(v, z[0], da[0], PRECISION)
+    if len(z) == 1:
+        return (at,)
+    else:
+        return (
+            at,
+            row_product(v, z[1], da[1], PRECISION),
+            row_product(v, z[2], da[2], PRECISION),
+        )
+
+
+@triton.jit
+def column_sums(da, i, n, MAP: tl.constexpr, TILE: tl.constexpr):
+    """∂F/∂a from ∂F/∂T_a by each of ``load_tiles``."""
+    at = da[0] if len(da[0].shape) == 2 else transpose(da[0])
+    if len(da) == 1:
+        return tap_sums(at, i, n, 0, 0, MAP.H, MAP.H, MAP.BORDER)
+    else:
+        above = da[1] if len(da[1].shape) == 2 else transpose(da[1])
+        below = da[2] if len(da[2].shape) == 2 else transpose(da[2])
+        sums = diagonal_sums(at, i + n, i + n < TILE.BLOCK_H)
+        sums += diagonal_sums(below, i + n - TILE.BLOCK_H, i + n >= TILE.BLOCK_H)
+        sums += diagonal_sums(at, i - n, (n > 0) & (i - n >= 0))
+        return sums + diagonal_sums(above, i - n + TILE.HALO_H, (n > 0) & (i - n < 0))
+
+
+@triton.jit
+def row_sums(db, k, n, origin, start, end, MAP: tl.constexpr, TILE: tl.constexpr):
+    """∂F/∂b from ∂F/∂T_b of one strip."""
+    BORDER: tl.constexpr = BAND if TILE.WRAP else MAP.BORDER
+    return tap_sums(db, k, n, origin, start, end, MAP.W, BORDER)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from akm_triton.backend import resident, streamed, tap_kernels
+from akm_triton.backend import kernels, tap_kernels
 from akm_triton.backend.launcher import (
     INTERPRET,
     Launcher,
@@ -138,24 +138,24 @@ def _blur_launcher(
     launch: Launcher | None = _prepared(z, *key)
     if launch is None:
         (grid,) = _grids(op, z, t, border, plan)
-        launch = _prepare(_blur_launch(z, y, t, grid.problem.adjoint, grid), z, *key)
+        launch = _prepare(_blur_launch(z, y, t, grid), z, *key)
     return launch
 
 
-def _blur_launch(z: Tensor, y: Tensor, t: Tensor, adjoint: bool, grid: Grid) -> Launcher:
+def _blur_launch(z: Tensor, y: Tensor, t: Tensor, grid: Grid) -> Launcher:
     """Of (z, y, t), or of (z, y, t, v) for the sum over (a, d) and (c, b)."""
     other = 3 if grid.problem.pair else 2
     return Launcher(
-        (streamed if grid.streams else resident).blur_kernel, grid.programs,
+        kernels.blur_kernel, grid.programs,
         (
             Pointer(0), *_strides(z),
             Pointer(1), *_strides(y),
             Pointer(2, 0), *_tap_strides(t),
             Pointer(other, 1), *_tap_strides(t),
             Pointer(other, 0), Pointer(2, 1),
-            z.shape[0], grid.problem.c, grid.splits,
+            grid.problem.c, grid.share, grid.extra,
         ),
-        dict(ADJOINT=adjoint, PAIR=grid.problem.pair, **grid.constants),
+        dict(PAIR=grid.problem.pair, **grid.constants),
     )  # fmt: skip
 
 
@@ -207,10 +207,10 @@ _Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 def _grad_step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grid: Grid) -> _Step:
     launch, cfg, problem = grid.launch, grid.launch.config, grid.problem
     if not (launch.da or launch.db):
-        return _map_step(_blur_launch(g, dz, t, True, grid))
+        return _map_step(_blur_launch(g, dz, t, grid))
     which = slice(0 if launch.da else 1, 2 if launch.db else 1)
     count = which.stop - which.start
-    shape = (count, grid.splits, cfg.strips * cfg.segments, problem.c, problem.radius + 1)
+    shape = (count, grid.splits, cfg.strips, problem.c, problem.radius + 1)
     whole = (count, *t.shape[1:])
     complete = math.prod(shape) == math.prod(whole)  # there are no partial gradients to sum
     gradients = _grad_launch(g, z, dz, t, count, grid)
@@ -224,7 +224,7 @@ def _grad_step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grid: Grid) -> _Step
         partial = t.new_empty(shape)
         gradients(g, z, dz, t, partial)
         if t.dim() == 4:  # taps of each sample
-            return torch.sum(partial, 2, out=out)
+            return torch.sum(partial.view(count, problem.n, -1, *whole[2:]), 2, out=out)
         if t.shape[1] > 1:
             return torch.sum(partial, (1, 2), out=out)
         return torch.sum(partial.flatten(1, 3), 1, keepdim=True, out=out)
@@ -242,20 +242,17 @@ def _map_step(blur: Launcher) -> _Step:
 
 def _grad_launch(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, count: int, grid: Grid) -> Launcher:
     """Of (g, z, dz, t, partial), with partial gradients of so many taps."""
-    launch, a, b = grid.launch, Pointer(3, 0), Pointer(3, 1)
-    if launch.transposed:
-        g, z, a, b = g.mT, z.mT, b, a
-    written = (Pointer(2), *_strides(dz)) if launch.dz else (Pointer(1), *_strides(z))
+    written = (Pointer(2), *_strides(dz)) if grid.launch.dz else (Pointer(1), *_strides(z))
     return Launcher(
-        (streamed if grid.streams else resident).grad_kernel, grid.programs,
+        kernels.grad_kernel, grid.programs,
         (
             Pointer(0), *_strides(g),
             Pointer(1), *_strides(z),
             *written,
-            a, *_tap_strides(t),
-            b, *_tap_strides(t),
+            Pointer(3, 0), *_tap_strides(t),
+            Pointer(3, 1), *_tap_strides(t),
             Pointer(4, 0), Pointer(4, count - 1),
-            z.shape[0], grid.problem.c, grid.splits,
+            grid.problem.c, grid.share, grid.extra,
         ),
         grid.constants,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from akm_triton.launch.device import Device
@@ -12,27 +12,55 @@ from akm_triton.launch.problem import Problem
 OUTPUTS = ("dz", "da", "db")
 
 
+class Map(NamedTuple):
+    """What a kernel is told of the maps."""
+
+    H: int
+    W: int
+    RADIUS: int
+    BORDER: str
+
+
+class Tile(NamedTuple):
+    """What a kernel is told of its tiles, as Config has it."""
+
+    PLANES: int
+    BLOCK_H: int
+    HALO_H: int
+    BLOCK_W: int
+    OUT_W: int
+    STEP_W: int
+    HALO_W: int
+    STRIPS: int
+    WRAP: bool
+    """Whether columns wrap around where they are read."""
+
+
 @dataclass(frozen=True)
 class Config:
     """How one launch shares (C, H, W) among programs, see backend/tiles.py.
 
-    A program has ``planes`` channels, one of ``strips`` strips of columns and one of ``segments``
-    runs of row blocks of ``block_h`` rows; it goes through its split of the batch. A strip reads
-    ``block_w`` columns and computes ``out_w``; strips are ``step_w`` columns apart.
+    A program has ``planes`` channels, one of ``strips`` strips of columns and a share of the blocks
+    of ``block_h`` rows of all images, each read with ``halo_h`` rows above and below it. A strip
+    reads ``block_w`` columns and computes ``out_w``; strips are ``step_w`` columns apart.
     """
 
     planes: int
     block_h: int
+    halo_h: int
+    """0 where a block holds all rows of the map."""
     block_w: int
     out_w: int
     strips: int
     step_w: int
-    halo: int
+    halo_w: int
     num_warps: int
-    segments: int = 1
-    num_stages: int = 2
-    programs_per_sm: int = 8
-    """Programs per multiprocessor beyond which the batch is split no further."""
+    num_stages: int = 3
+    """Of the pipeline that loads tiles ahead: with fewer than three nothing overlaps."""
+    registers: int = 0
+    """A thread may use, or 0 for as many as it likes: fewer let more programs run side by side."""
+    programs_per_sm: int = 2
+    """Programs that a multiprocessor is expected to run side by side."""
     precision: str = "tf32x3"
     """How matrix products keep the accuracy of float32; half precision needs no such care."""
 
@@ -42,49 +70,59 @@ class Config:
         if self.out_w == self.block_w:
             first = strip * self.step_w
             last = strip == self.strips - 1
-            own = first + self.halo
+            own = first + self.halo_w
             return first, own if strip else 0, w if last else own + self.step_w
         start = strip * self.out_w
-        return start - self.halo, start, min(start + self.out_w, w)
+        first = start - self.halo_w if w > self.block_w else 0
+        return first, start, min(start + self.out_w, w)
+
+    def wraps(self, problem: Problem) -> bool:
+        """Whether columns wrap around where they are read: those of a whole map need not."""
+        return problem.border == "circular" and problem.w > self.block_w
 
     def programs(self, channels: int) -> int:
-        return self.strips * self.segments * -(-channels // self.planes)
+        """For each split of the tiles."""
+        return self.strips * -(-channels // self.planes)
 
     def splits(self, problem: Problem, device: Device) -> int:
-        """Shares of the batch. Enough for ``programs_per_sm``, but a program keeps about sixteen
-        images or more, which pay for its operands and partial sums, unless there would be less than
-        two programs per multiprocessor. With taps for each sample, one share for each image."""
-        if problem.per_sample:
-            return problem.n
+        """Shares of the tiles of all images: as many as take the least time, where those that a
+        device runs side by side go in waves, and a program spends ``PROLOGUE`` tiles' time on its
+        operands and partial sums. With taps for each sample, no share crosses from one image to the
+        next."""
+        blocks = -(-problem.h // self.block_h)
         programs = self.programs(problem.c)
-        most = min(
-            -(-self.programs_per_sm * device.multiprocessors // programs), -(-problem.n // 16)
-        )
-        return max(1, min(problem.n, max(most, -(-2 * device.multiprocessors // programs))))
+        side_by_side = self.programs_per_sm * device.multiprocessors
+        if problem.per_sample:
+            parts = (x for x in range(1, blocks + 1) if blocks % x == 0)
+            enough = 2 * device.multiprocessors
+            return problem.n * next(
+                (x for x in parts if problem.n * programs * x >= enough), blocks
+            )
+        tiles = max(1, problem.n * blocks)
+        most = max(1, min(tiles, MOST_WAVES * side_by_side // programs))
 
-    def streams(self, problem: Problem) -> bool:
-        """Whether blocks of rows go by, rather than whole columns staying on chip."""
-        return problem.h > self.block_h
+        def seconds(splits: int) -> int:
+            return -(-programs * splits // side_by_side) * (PROLOGUE + -(-tiles // splits))
+
+        return min(range(1, most + 1), key=seconds)
+
+
+PROLOGUE = 4
+MOST_WAVES = 6
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. The flags say which outputs it writes; dz alone is a blur, adjoint in a gradient.
-    ``transposed`` swaps rows with columns and a with b, so that the kernel of ∂F/∂b computes ∂F/∂a.
-    """
+    """One launch. The flags say what it writes; dz alone is a blur, adjoint in a gradient."""
 
     config: Config
     dz: bool = False
     da: bool = False
     db: bool = False
-    transposed: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
         return tuple(name for name in OUTPUTS if getattr(self, name))
-
-    def problem(self, problem: Problem) -> Problem:
-        return problem.transposed if self.transposed else problem
 
 
 Plan = tuple[Launch, ...]
@@ -96,41 +134,38 @@ class Grid(NamedTuple):
 
     launch: Launch
     problem: Problem
-    """Transposed where the launch is."""
     programs: int
     splits: int
-    """Shares of the batch."""
-    streams: bool
-    """Whether blocks of rows stream by: which kernels run."""
+    share: int
+    """Tiles of a split; the first ``extra`` splits have one more."""
+    extra: int
     constants: dict[str, Any]
     """Compile-time arguments of the kernel."""
 
 
 def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
-    return tuple(_grid(launch, launch.problem(problem), device) for launch in plan)
+    return tuple(_grid(launch, problem, device) for launch in plan)
 
 
 def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
     cfg = launch.config
     splits = cfg.splits(problem, device)
     constants: dict[str, Any] = dict(
-        H=problem.h, W=problem.w, RADIUS=problem.radius, BORDER=problem.border,
-        PLANES=cfg.planes, BLOCK_H=cfg.block_h, SEGMENTS=cfg.segments,
-        BLOCK_W=cfg.block_w, OUT_W=cfg.out_w, STEP_W=cfg.step_w, HALO=cfg.halo, STRIPS=cfg.strips,
+        MAP=Map(problem.h, problem.w, problem.radius, problem.border),
+        TILE=Tile(
+            cfg.planes, cfg.block_h, cfg.halo_h, cfg.block_w, cfg.out_w, cfg.step_w, cfg.halo_w,
+            cfg.strips, cfg.wraps(problem),
+        ),
+        ADJOINT=problem.asymmetric,
         PRECISION="ieee" if problem.is_16bit or device.interpreted else cfg.precision,
         num_warps=cfg.num_warps, num_stages=cfg.num_stages,
     )  # fmt: skip
-    streams = cfg.streams(problem)
-    if streams:
-        constants |= dict(ASYMMETRIC=problem.asymmetric)
+    if cfg.registers:
+        constants |= dict(maxnreg=cfg.registers)
     if launch.da or launch.db:
-        constants |= dict(
-            NEED_DZ=launch.dz,
-            NEED_DA=launch.da and not launch.transposed,
-            NEED_DB=launch.db or launch.transposed,
-        )
-    programs = cfg.programs(problem.c) * splits
-    return Grid(launch, problem, programs, splits, streams, constants)
+        constants |= dict(NEED_DZ=launch.dz, NEED_DA=launch.da, NEED_DB=launch.db)
+    share, extra = divmod(problem.n * -(-problem.h // cfg.block_h), splits)
+    return Grid(launch, problem, cfg.programs(problem.c) * splits, splits, share, extra, constants)
 
 
 def tile(
@@ -143,7 +178,7 @@ def tile(
 
     Args:
         shape: planes, rows and columns: (planes, block_h, block_w).
-        more: the fields of Config that are free: segments, num_stages, programs_per_sm, precision.
+        more: the fields of Config that are free: num_stages, registers, programs_per_sm, precision.
 
     Raises:
         ValueError: the blocks cannot hold what a window of this radius needs.
@@ -153,23 +188,25 @@ def tile(
     if (out_w or 0) > block_w:
         raise ValueError(f"a strip that reads {block_w} columns cannot compute {out_w}")
     block_h = min(block_h, _power_of_two(problem.h))
-    if problem.h > block_h < radius:
-        raise ValueError(f"a block of {block_h} rows holds no halo of {radius}")
+    halo_h = 0 if problem.h <= block_h else 16 if radius <= 16 else 32
+    if halo_h and problem.h <= radius:
+        raise ValueError(f"blocks of {block_h} rows of {problem.h} fold a radius of {radius} twice")
+    rows = planes, block_h, halo_h
     if w <= (out_w or block_w):
         block_w = min(block_w, _power_of_two(w))
-        return Config(planes, block_h, block_w, block_w, 1, block_w, 0, num_warps, **more)
-    halo = -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
+        return Config(*rows, block_w, block_w, 1, block_w, 0, num_warps, **more)
+    halo = 0 if w <= block_w else -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
     if out_w is None:
         if problem.border == "circular":
             raise ValueError("a strip that computes its whole window cannot wrap around")
         step = (block_w - halo - radius) // 8 * 8
         strips = 1 + -(-(w - block_w) // max(step, 1))
     else:
-        step = out_w if block_w - halo - out_w >= radius else 0
+        step = out_w if w <= block_w or block_w - halo - out_w >= radius else 0
         strips = -(-w // out_w)
     if step <= 0:
         raise ValueError(f"a window of {block_w} columns is too narrow for radius {radius}")
-    return Config(planes, block_h, block_w, out_w or block_w, strips, step, halo, num_warps, **more)
+    return Config(*rows, block_w, out_w or block_w, strips, step, halo, num_warps, **more)
 
 
 def _power_of_two(n: int) -> int:
@@ -177,16 +214,10 @@ def _power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def segmented(cfg: Config, problem: Problem, device: Device) -> Config:
-    """Share the row blocks among segments when there are too few programs to fill the device."""
-    blocks = -(-problem.h // cfg.block_h)
-    wanted = -(-2 * device.multiprocessors // (cfg.programs(problem.c) * max(problem.n, 1)))
-    return replace(cfg, segments=max(1, min(blocks // 2, wanted)))
-
-
 POWERS_OF_TWO = {"planes": 16, "block_h": 128, "block_w": 128, "out_w": 128, "num_warps": 32}
 """And the most of each that a program can hold."""
-COUNTS = {"segments": None, "num_stages": 8, "programs_per_sm": 64}
+COUNTS = {"num_stages": (1, 8), "registers": (0, 255), "programs_per_sm": (1, 32)}
+"""And the least and the most of each."""
 FREE = (*POWERS_OF_TWO, *COUNTS, "precision")
 """The fields of Config that a plan on disk holds; the others follow from the problem."""
 
@@ -196,7 +227,6 @@ def to_json(plan: Plan) -> list[dict[str, Any]]:
     return [
         {
             "outputs": list(launch.outputs),
-            "transposed": launch.transposed,
             **{name: getattr(launch.config, name) for name in FREE},
         }
         for launch in plan
@@ -217,32 +247,30 @@ def from_json(record: Any, problem: Problem) -> Plan:
 
 
 def _launch(record: Any, problem: Problem) -> Launch:
-    if not isinstance(record, dict) or record.keys() != {"outputs", "transposed", *FREE}:
+    if not isinstance(record, dict) or record.keys() != {"outputs", *FREE}:
         raise ValueError(f"not a plan: {reprlib.repr(record)}")
-    outputs, transposed = record["outputs"], record["transposed"]
+    outputs = record["outputs"]
     if not isinstance(outputs, list) or outputs != [name for name in OUTPUTS if name in outputs]:
         raise ValueError(f"not a plan: outputs {reprlib.repr(outputs)}")
-    if type(transposed) is not bool:
-        raise ValueError(f"transposed must be true or false, got {reprlib.repr(transposed)}")
     free = {name: record[name] for name in FREE}
     _check_free(free)
     if free["out_w"] == free["block_w"]:
         free["out_w"] = None
     shape = free.pop("planes"), free.pop("block_h"), free.pop("block_w")
-    config = tile(problem.transposed if transposed else problem, shape, **free)
-    return Launch(config, transposed=transposed, **dict.fromkeys(outputs, True))
+    return Launch(tile(problem, shape, **free), **dict.fromkeys(outputs, True))
 
 
 def _check_free(fields: dict[str, Any]) -> None:
     """Refuse what no kernel takes for the free fields. ``True`` and 1.0 are no numbers here."""
-    for name in (*POWERS_OF_TWO, *COUNTS):
-        value, most = fields[name], POWERS_OF_TWO.get(name) or COUNTS[name]
-        whole = type(value) is int
-        if name in POWERS_OF_TWO and not (whole and value > 0 and value & (value - 1) == 0):
-            raise ValueError(f"{name} must be a power of two, got {reprlib.repr(value)}")
-        if not whole or (most and not 1 <= value <= most):
-            wanted = f"1 to {most}" if most else "an integer"
+    for name, most in POWERS_OF_TWO.items():
+        value = fields[name]
+        if not (type(value) is int and 0 < value <= most and value & (value - 1) == 0):
+            wanted = f"a power of two, at most {most}"
             raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+    for name, (least, most) in COUNTS.items():
+        value = fields[name]
+        if not (type(value) is int and least <= value <= most):
+            raise ValueError(f"{name} must be {least} to {most}, got {reprlib.repr(value)}")
     if fields["precision"] not in ("tf32x3", "bf16x6", "ieee"):
         precision = reprlib.repr(fields["precision"])
         raise ValueError(f"precision {precision} loses the accuracy of float32")
@@ -258,35 +286,45 @@ def check(plan: Plan, problem: Problem) -> None:
     if sorted(written) != sorted(problem.outputs):
         raise ValueError(f"{problem.op} writes {problem.outputs}, the plan {tuple(written)}")
     for launch in plan:
-        cfg, own = launch.config, launch.problem(problem)
+        cfg = launch.config
         _check_free({name: getattr(cfg, name) for name in FREE})
         if min(cfg.block_h, cfg.block_w, cfg.out_w) < 16:
             raise ValueError("matrix products take blocks of 16 and more")
         if not launch.outputs:  # taken for a blur, it would write the map
             raise ValueError("a launch writes nothing")
-        if launch.da and not launch.transposed and cfg.out_w != cfg.block_w:
-            raise ValueError("∂F/∂a needs whole windows; transposed it is ∂F/∂b")
-        if launch.transposed and (launch.dz or launch.db):
-            raise ValueError("a transposed launch writes ∂F/∂a alone")
-        _check_rows(cfg, own)
-        _check_columns(cfg, own)
+        if (launch.da or launch.db) and _mixes_wgmma(cfg, problem):
+            raise ValueError(
+                f"blocks of {cfg.block_h} rows and {cfg.block_w} columns with {cfg.num_warps} warps"
+                " mix matrix instructions, and a load may overwrite what one still reads"
+            )
+        _check_rows(cfg, problem)
+        _check_columns(cfg, problem)
+
+
+def _mixes_wgmma(cfg: Config, problem: Problem) -> bool:
+    """Whether Hopper would compute some products by wgmma, which takes 64 rows, four warps and half
+    precision, and others not. Triton then forgets a buffer: the next tile is loaded into the one
+    that an unfinished wgmma reads."""
+    wgmma = problem.is_16bit and cfg.planes == 1 and cfg.num_warps >= 4
+    return wgmma and (cfg.block_h < 64) != (cfg.block_w < 64)
 
 
 def _check_rows(cfg: Config, problem: Problem) -> None:
-    """Each block of rows in one segment: between 1 and as many as there are blocks, none is empty
-    and they follow each other; and a block finds all it reads in itself and its neighbours."""
-    blocks = -(-problem.h // cfg.block_h)
-    if not 1 <= cfg.segments <= blocks:
-        raise ValueError(f"{cfg.segments} segments of {blocks} row blocks")
-    if blocks > 1 and cfg.block_h < problem.radius:
-        raise ValueError(f"a block of {cfg.block_h} rows holds no halo of {problem.radius}")
+    """A block finds all it reads in itself and the rows beside it, folded once at the border."""
+    if problem.h <= cfg.block_h:
+        if cfg.halo_h != 0:
+            raise ValueError(f"a map of {problem.h} rows has none beside a block of {cfg.block_h}")
+    elif cfg.halo_h not in (16, 32) or not problem.radius <= min(cfg.halo_h, problem.h - 1):
+        raise ValueError(
+            f"{cfg.halo_h} rows beside a block, of {problem.h}, hold no radius of {problem.radius}"
+        )
 
 
 def _check_columns(cfg: Config, problem: Problem) -> None:
     """Each column in one strip, with all it needs among the columns that the strip reads. A strip
     begins where the last one ends; and from strip to strip all grows evenly, but at the borders of
     the map, so that two strips at each end speak for all."""
-    w, radius, wraps = problem.w, problem.radius, problem.border == "circular" and cfg.strips > 1
+    w, radius = problem.w, problem.radius
     if cfg.strips < 1 or cfg.columns(w, cfg.strips - 1)[2] != w:
         raise ValueError(f"{cfg.strips} strips of {cfg.out_w} columns do not cover {w}")
     for strip in sorted(x for x in {0, 1, cfg.strips - 2, cfg.strips - 1} if 0 <= x < cfg.strips):
@@ -294,9 +332,9 @@ def _check_columns(cfg: Config, problem: Problem) -> None:
         computed = start if cfg.out_w < cfg.block_w else first
         if not computed <= start < end <= computed + cfg.out_w:
             raise ValueError(f"strip {strip} cannot write columns {start} to {end}")
-        # past a border lies what is folded back inside; a resident map is read whole
+        # past a border lies what is folded back inside
         low, high = start - radius, end + radius
-        if not wraps:
+        if not cfg.wraps(problem):
             low, high = max(low, 0), min(high, w)
         if not first <= low < high <= first + cfg.block_w:
             raise ValueError(

@@ -75,10 +75,6 @@ class Problem(NamedTuple):
         return self.w % 8 > 0
 
     @property
-    def transposed(self) -> Problem:
-        return self._replace(h=self.w, w=self.h)
-
-    @property
     def key(self) -> str:
         """Problems of one key share a plan: both 16-bit types do, and batches up to the next power
         of two, because the best tiles hardly depend on the batch."""

@@ -1,199 +1,244 @@
 """Which tiles a launch uses: a plain rule of shape, dtype, layout and device, in one place.
 
-Up to radius 16 the choices for the usual maps compile without a register spill on all targets that
-``python -m bench codegen`` knows; for maps of any shape and border, of which it takes a sample, a
-few kernels keep a handful of values in local memory. Wider windows spill in float32, where the
-operands of 32 rows alone fill the registers: by a hundred instructions up to radius 24, then more.
-What limits a tile is noted beside it.
+The choices are those that ``python -m bench predict`` finds fastest on an H100 of all that spill no
+register. What limits a tile is noted beside it: registers, which wide windows and operands of their
+own for each block fill first, or shared memory, of which each stage of the pipeline takes a part.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 from akm_triton.launch.device import Device
-from akm_triton.launch.plan import Config, Launch, Plan, segmented, tile
+from akm_triton.launch.plan import Config, Launch, Plan, tile
 from akm_triton.launch.problem import Problem
 
 
 def rule(problem: Problem, device: Device) -> Plan:
     """The launches of any op on any maps, the same whenever it is asked."""
+    kind = problem.is_16bit, problem.channels_last
     if problem.outputs == ("dz",):
-        return (Launch(_blur(problem, device), dz=True),)
-    return _gradient(problem, device, "dz" in problem.outputs)
-
-
-def _blur(problem: Problem, device: Device) -> Config:
-    """The tiles of a forward or adjoint blur, or of a pair of them."""
-    if _is_small(problem):
-        return _small(problem, device, grads=False)
-    if problem.longest_side <= 64 and problem.is_16bit and not problem.channels_last:
-        return tile(problem, (1, 64, 64), num_warps=4)
-    cfg = (_streamed_pair if problem.pair else _streamed)(problem, device)
-    return segmented(cfg, problem, device)
-
-
-def _gradient(problem: Problem, device: Device, need_dz: bool) -> Plan:
-    """The launches that give (dz, ∂F/∂a, ∂F/∂b), or the last two: one where registers allow."""
-    if _is_small(problem):
-        return (Launch(_small(problem, device, grads=True), dz=need_dz, da=True, db=True),)
-    nchw_16bit = problem.is_16bit and not problem.channels_last
-    if nchw_16bit and device.warpgroup and min(problem.h, problem.w) > 16:
-        if problem.longest_side <= 64:
-            return (Launch(tile(problem, (1, 64, 64), num_warps=8), dz=need_dz, da=True, db=True),)
-        circular = problem.border == "circular"
-        if not (problem.long_radius or problem.asymmetric or problem.unaligned_rows or circular):
-            cfg = segmented(tile(problem, (1, 64, 64), num_warps=8), problem, device)
-            return (Launch(cfg, dz=need_dz, da=True, db=True),)
-    rows, columns = (
-        segmented(_streamed_grad(p, device), p, device) for p in (problem, problem.transposed)
+        return (Launch(_BLUR[kind](problem, device), dz=True),)
+    launches = (
+        (config, [name for name in problem.outputs if name[-1] in writes])
+        for writes, config in _GRADIENTS[kind](problem, device).items()
     )
-    launches = (Launch(rows, db=True), Launch(columns, da=True, transposed=True))
-    if not need_dz:
-        return launches
-    # beside ∂F/∂b, dz needs T(b) on chip too: twice the operands in float32, a set for each plane
-    # in channels_last
-    narrow = problem.w <= 64 or not problem.long_radius
-    if problem.channels_last:
-        beside = problem.is_16bit and not problem.long_radius
-    else:
-        beside = nchw_16bit or (device.warpgroup and narrow)
-    if beside:
-        return (replace(launches[0], dz=True), launches[1])
-    return (Launch(_blur(problem, device), dz=True), *launches)
+    return tuple(
+        Launch(config, **dict.fromkeys(outputs, True)) for config, outputs in launches if outputs
+    )
 
 
-def _is_small(problem: Problem) -> bool:
-    """Resident on both axes with every gradient in one pass, on any device."""
-    return problem.longest_side <= (16 if problem.channels_last and problem.itemsize == 4 else 32)
+def _roomy(device: Device) -> bool:
+    """Whether a multiprocessor has the shared memory of data centres, of an A100 at least."""
+    return device.shared_bytes >= 160_000
 
 
-def _small(problem: Problem, device: Device, grads: bool) -> Config:
-    is_16bit, last = problem.is_16bit, problem.channels_last
+def _roomiest(device: Device) -> bool:
+    return device.shared_bytes >= 220_000
+
+
+def _stages(device: Device) -> int:
+    return 3 if _roomy(device) else 2
+
+
+def _wraps(problem: Problem, block_w: int) -> bool:
+    """Whether strips of this width must leave the computing of their ends to their neighbours."""
+    return problem.border == "circular" and problem.w > block_w
+
+
+def _half_blur(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    stages = _stages(device)
     if problem.longest_side <= 16:
-        if last and grads:
-            return tile(problem, (16 if is_16bit else 8, 16, 16), num_warps=8)
-        few = problem.pair if is_16bit else grads
-        return tile(problem, (4 if few else 8, 16, 16), num_warps=4)
-    if last:
-        # Hopper's code needs fewer registers
-        fits = not problem.pair and (not grads or device.capability // 10 == 9)
-        return tile(problem, (8 if fits else 4, 32, 32), num_warps=8)
-    return tile(problem, (1, 32, 32), num_warps=8 if grads and not is_16bit else 4)
-
-
-def _streamed(problem: Problem, device: Device) -> Config:
-    """Blocks of rows stream by. float32 keeps twice the operands on chip and so takes narrower
-    tiles; so does channels_last, where 8 channels make a 16-byte access of half precision; so do
-    operands of their own for each block, which are built beside those in use."""
-    is_16bit = problem.is_16bit
-    if problem.channels_last:
-        if problem.long_radius:
-            return _long_radius_channels(problem)
-        if problem.asymmetric:
-            return _asymmetric(problem)
-        planes, out_w = (8, 32) if is_16bit else (4, 16)
-        return tile(problem, (planes, 16, 64), num_warps=8, out_w=out_w)
+        return a((1, 16, 16), num_warps=1, programs_per_sm=16)
+    if problem.longest_side <= 32:
+        return a((1, 32, 32), num_warps=2, programs_per_sm=10)
     if problem.long_radius and problem.w > 64:
-        if _fits_narrow_strips(problem) and not device.warpgroup:
-            return tile(problem, (1, 32, 64), num_warps=8, out_w=16)
-        return tile(
-            problem, (1, 32, 128), num_warps=8, out_w=64 if is_16bit or device.warpgroup else 32
-        )
-    if problem.border == "circular" and problem.w > 64:  # the window must wrap around
-        return tile(problem, (1, 16, 64), num_warps=8, out_w=32)
-    if is_16bit:
-        return tile(problem, (1, _block_rows(problem), 128 if problem.w > 64 else 64), num_warps=8)
-    return tile(problem, (1, 32 if problem.long_radius else 16, 64), num_warps=8)
+        out_w = 64 if _wraps(problem, 128) or problem.pair else None
+        return a((1, 64, 128), num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=stages)
+    tiles = partial(a, (1, 64, 64), out_w=32 if _wraps(problem, 64) else None, num_stages=stages)
+    if problem.pair:
+        return tiles(num_warps=4 if device.warpgroup else 8, programs_per_sm=2)
+    return tiles(num_warps=4, programs_per_sm=3, registers=168)
 
 
-def _block_rows(problem: Problem) -> int:
-    """Of a block, in half precision."""
-    few = not problem.long_radius and (problem.asymmetric or problem.w <= 16)
-    return 16 if few else 32
+def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((1, 16, 16), num_warps=1, programs_per_sm=16)}
+    if problem.longest_side <= 32:
+        return {"zab": a((1, 32, 32), num_warps=1, programs_per_sm=8)}
+    if problem.long_radius and problem.w > 64:
+        # with few rows several planes, so that products are of one kind, see ``_mixes_wgmma``
+        shape = (1, 64, 128) if problem.h > 32 else (2, 32, 128)
+        tiles = a(shape, num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
+        return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
+    out_w = 32 if _wraps(problem, 64) else None
+    if min(problem.h, problem.w) <= 32:  # likewise
+        out_w = 32 if problem.asymmetric else out_w
+        tiles = a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=3, num_stages=stages)
+        return {"zb": tiles, "a": tiles} if problem.asymmetric else {"zab": tiles}
+    tiles = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
+    return {"zab": tiles} if device.warpgroup else {"zb": tiles, "a": tiles}
 
 
-def _asymmetric(problem: Problem) -> Config:
-    """channels_last, with operands of their own for each block: a plane at a time."""
-    warps = 4 if problem.w <= 16 or (problem.pair and problem.is_16bit) else 8
-    return tile(problem, (1, 16, 64), num_warps=warps, out_w=16)
+def _float32_blur(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return a((2, 16, 16), num_warps=1, programs_per_sm=16)
+    if problem.longest_side <= 32:
+        warps = 2 if problem.pair else 1
+        return a((1, 32, 32), num_warps=warps, programs_per_sm=8 // warps, num_stages=stages)
+    if problem.long_radius and problem.w > 64:
+        return a((1, 32, 128), num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
+    out_w = 32 if _wraps(problem, 64) else None
+    if problem.pair:
+        return a((1, 16, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
+    return a((1, 32, 64), num_warps=2, out_w=out_w, programs_per_sm=2, num_stages=stages)
 
 
-def _long_radius_channels(problem: Problem, gradient: bool = False) -> Config:
-    """channels_last of a long radius: a plane at a time in float32."""
-    if not problem.is_16bit or gradient or problem.asymmetric:
-        planes = 1
+def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((4, 16, 16), num_warps=2, programs_per_sm=4)}
+    if problem.longest_side <= 32:
+        return {
+            "zb": a((1, 32, 32), num_warps=2, programs_per_sm=4),
+            "a": a((1, 32, 32), num_warps=1, programs_per_sm=8),
+        }
+    if problem.long_radius and problem.w > 64:
+        tiles = a((1, 32, 128), num_warps=8, out_w=32, programs_per_sm=1, num_stages=stages)
+        return {"zb": tiles, "a": tiles}
+    out_w = 32 if _wraps(problem, 64) else None
+    if problem.radius <= 8:
+        narrow = 16 if _wraps(problem, 32) else None
+        maps = a((1, 32, 32), num_warps=2, out_w=narrow, programs_per_sm=4)
     else:
-        planes = 2 if problem.pair else 4
-    return tile(
-        problem, (planes, 32, 64 if _fits_narrow_strips(problem) else 128), num_warps=8, out_w=16
-    )
+        rows = 32 if device.warpgroup else 16
+        maps = a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
+    if device.capability == 90 and problem.h > 32:  # by wgmma, which sums in fewer registers
+        stages = 2 if problem.h <= 64 else 1
+        last = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
+    else:
+        last = a((1, 16, 64), num_warps=1, out_w=32, programs_per_sm=4, num_stages=2)
+    return {"zb": maps, "a": last}
 
 
-def _fits_narrow_strips(problem: Problem) -> bool:
-    """Whether float32 of a long radius fits strips of 16 columns in 64, which spill least."""
-    return not problem.is_16bit and problem.radius <= 24
-
-
-def _streamed_pair(problem: Problem, device: Device) -> Config:
-    """As ``_streamed``, with the operands of two blurs on chip."""
-    is_16bit = problem.is_16bit
-    if problem.channels_last and not problem.long_radius:
-        if problem.asymmetric:
-            return (
-                _asymmetric(problem)
-                if is_16bit
-                else tile(problem, (1, 16, 64), num_warps=8, out_w=32)
-            )
-        if is_16bit:
-            return tile(problem, (4, 16, 64), num_warps=8, out_w=32)
-        return tile(problem, (2, 16, 64), num_warps=8 if problem.w <= 16 else 4, out_w=16)
-    if problem.channels_last or problem.w <= 64:
-        return _streamed(problem, device)
-    if problem.long_radius and _fits_narrow_strips(problem):
-        return tile(problem, (1, 32, 64), num_warps=8, out_w=16)
-    if is_16bit and not problem.long_radius:
-        if problem.border == "circular":
-            return tile(problem, (1, 16, 64), num_warps=4, out_w=32)
-        if problem.h <= 16 or problem.asymmetric:
-            return tile(problem, (1, 16, 64), num_warps=8, out_w=32 if problem.asymmetric else None)
-        if not device.warpgroup:
-            return tile(problem, (1, 32, 64), num_warps=8)
-        if problem.w > 128:
-            return tile(problem, (1, 32, 128), num_warps=8, out_w=64)
-    return _streamed(problem, device)
-
-
-def _streamed_grad(problem: Problem, device: Device) -> Config:
-    """As ``_streamed``, with the accumulator of ∂F/∂b, (window × computed columns), beside it."""
-    is_16bit = problem.is_16bit
-    if problem.channels_last:
-        if problem.long_radius:
-            return _long_radius_channels(problem, gradient=True)
-        if problem.asymmetric:
-            return _asymmetric(problem)
-        if is_16bit:
-            return tile(problem, (4 if problem.w <= 16 else 8, 16, 64), num_warps=8, out_w=16)
-        planes, warps = (4, 8) if device.warpgroup and problem.w > 32 else (2, 4)
-        planes = 1 if problem.w <= 16 else planes
-        return tile(problem, (planes, 16, 64), num_warps=warps, out_w=16)
-    if problem.w <= 64 and (is_16bit or device.warpgroup):
-        if is_16bit:
-            return tile(
-                problem,
-                (1, _block_rows(problem), 64),
-                num_warps=4 if problem.w <= 16 and problem.long_radius else 8,
-            )
-        return tile(
-            problem, (1, 32 if problem.long_radius or problem.asymmetric else 16, 64), num_warps=8
-        )
+def _half_blur_last(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    if problem.longest_side <= 16:
+        return a((16, 16, 16), num_warps=8 if problem.pair else 4, programs_per_sm=2)
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        if problem.pair:
+            return a((8, 32, 32), num_warps=8, out_w=16, programs_per_sm=1)
+        if _roomy(device):
+            return a((16, 32, 32), num_warps=8, programs_per_sm=1)
+        return a((8, 32, 32), num_warps=4, programs_per_sm=2)
+    if problem.radius <= 8:
+        tall, stages = _roomiest(device) and not problem.pair, _stages(device)
+        shape = 16, 32 if tall else 16, 32
+        return a(shape, num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
     if problem.long_radius:
-        if is_16bit and problem.radius <= 24 and problem.border != "circular":
-            return tile(problem, (1, 32, 64), num_warps=8)
-        if _fits_narrow_strips(problem) and problem.w > 32:
-            return tile(problem, (1, 32, 64), num_warps=8, out_w=16)
-        return tile(problem, (1, 32, 128), num_warps=8, out_w=32)
-    if is_16bit and problem.border != "circular":
-        few = problem.unaligned_rows and not device.warpgroup
-        return tile(problem, (1, 16 if few else _block_rows(problem), 64), num_warps=8)
-    return tile(problem, (1, 16, 64), num_warps=8, out_w=32 if is_16bit or device.warpgroup else 16)
+        return _long_last(problem)
+    if problem.pair:
+        if problem.asymmetric:
+            return a((4, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1)
+        return a((8, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2)
+    if _roomiest(device) and problem.w <= 64:
+        return a((16, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
+    planes, rows = 4 if problem.asymmetric else 8, 32 if _roomiest(device) else 16
+    return a((planes, rows, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
+
+
+def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((16, 16, 16), num_warps=4, programs_per_sm=2)}
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        if _roomy(device):
+            return {"zab": a((16, 32, 32), num_warps=8, out_w=16, programs_per_sm=1)}
+        tiles = a((8, 32, 32), num_warps=8, programs_per_sm=1)
+        return {"zb": tiles, "a": tiles}
+    if problem.radius <= 8:
+        tiles = a((16, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
+        return {"zb": tiles, "a": tiles}
+    if not problem.long_radius:
+        planes = 4 if problem.asymmetric else 8
+        return {
+            "zb": a((planes, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1),
+            "a": a((16, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages),
+        }
+    return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
+
+
+def _float32_blur_last(problem: Problem, device: Device) -> Config:
+    a = partial(tile, problem)
+    if problem.longest_side <= 16:
+        return a((8, 16, 16), num_warps=4, programs_per_sm=3)
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        out_w, stages = 16 if problem.pair else None, _stages(device)
+        return a((4, 32, 32), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
+    if problem.radius <= 8:
+        if _roomiest(device):
+            return a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1)
+        return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=_stages(device))
+    if not problem.long_radius:
+        out_w = 32 if _wraps(problem, 64) else None
+        rows = 16 if problem.pair and problem.asymmetric else 32
+        return a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1)
+    return _long_last(problem)
+
+
+def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
+    a = partial(tile, problem)
+    stages = _stages(device)
+    if problem.longest_side <= 16:
+        return {"zab": a((8, 16, 16), num_warps=4, programs_per_sm=2, num_stages=stages)}
+    if problem.longest_side <= 32 and problem.radius <= 16:
+        tiles = a((4, 32, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=stages)
+        return {"zb": tiles, "a": tiles}
+    if problem.radius <= 8:
+        if _roomy(device):
+            return {
+                "zb": a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2),
+                "a": a((8, 32, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2),
+            }
+        tiles = a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=2)
+        return {"zb": tiles, "a": tiles}
+    if not problem.long_radius:
+        out_w = 32 if _wraps(problem, 64) else None
+        rows = 32 if device.warpgroup else 16
+        return {
+            "zb": a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1),
+            "a": a((4, 16, 64), num_warps=4, out_w=32, programs_per_sm=2, num_stages=1),
+        }
+    return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
+
+
+def _long_last(problem: Problem) -> Config:
+    """Of a window so wide that a tile of several channels fits no multiprocessor."""
+    planes, rows = 2 if problem.is_16bit else 1, 32 if problem.h <= 32 else 16
+    block_w, out_w = 64 if problem.radius <= 24 else 128, 16
+    if problem.pair and block_w == 128:
+        out_w = 32
+    shape = planes, rows, block_w
+    return tile(problem, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
+
+
+# by whether elements have 16 bits, and whether channels come last
+_BLUR = {
+    (True, False): _half_blur,
+    (True, True): _half_blur_last,
+    (False, False): _float32_blur,
+    (False, True): _float32_blur_last,
+}
+_GRADIENTS = {
+    (True, False): _half_gradients,
+    (True, True): _half_gradients_last,
+    (False, False): _float32_gradients,
+    (False, True): _float32_gradients_last,
+}

@@ -73,7 +73,7 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             cfg = launch.config
             print(
                 f"  {' '.join(launch.outputs)}: {json.dumps(numbers)}, "
-                f"{cfg.strips} strips, {cfg.splits(problem, device)} splits of the batch"
+                f"{cfg.strips} strips, {cfg.splits(problem, device)} shares of the tiles"
             )
 
 

@@ -24,7 +24,7 @@ class KernelCall:
     """A kernel with its arguments, as ``backend.triton.launching`` hands them over."""
 
     def __init__(self, kernel: Any, *args: Any, **constants: Any) -> None:
-        names = [name for name in ("num_warps", "num_stages") if name in constants]
+        names = [x for x in ("num_warps", "num_stages", "maxnreg") if x in constants]
         self.kernel = kernel
         self.options: dict[str, int] = {name: constants.pop(name) for name in names}
         self.arguments: dict[str, Any] = dict(zip(kernel.arg_names, args, strict=False)) | constants

@@ -8,15 +8,16 @@ from itertools import product
 from typing import Any
 
 from akm_triton.launch.device import Device
-from akm_triton.launch.plan import Config, Launch, Plan, check, segmented, tile
+from akm_triton.launch.plan import Launch, Plan, check, tile
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
 
 PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)
 NUM_WARPS = (2, 4, 8, 16)
-NUM_STAGES = (1, 2, 3)
-PROGRAMS_PER_SM = (2, 8, 16)
+NUM_STAGES = (2, 3, 4)
+REGISTERS = (0, 96, 128, 168)
+PROGRAMS_PER_SM = (1, 2, 4, 8, 12)
 
 REGISTER_BYTES = 65536 * 4  # of a multiprocessor, so of a program at most
 _Make = Callable[..., Plan]
@@ -69,8 +70,8 @@ def effort(plan: Plan, problem: Problem) -> float:
     """
     total = 0.0
     for launch in plan:
-        cfg, own = launch.config, launch.problem(problem)
-        tiles = -(-own.c // cfg.planes) * cfg.strips * -(-own.h // cfg.block_h)
+        cfg = launch.config
+        tiles = cfg.programs(problem.c) * -(-problem.h // cfg.block_h)
         lanes = cfg.planes * cfg.block_h * cfg.block_w / (32 * cfg.num_warps)
         maps = 3 if launch.da or launch.db else 1
         total += maps * tiles * cfg.num_warps * (32 + lanes) * (1 + cfg.num_warps / 10)
@@ -78,17 +79,15 @@ def effort(plan: Plan, problem: Problem) -> float:
 
 
 def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
-    """The plan with other stages, programs_per_sm and segments, one of them at a time.
+    """The plan with other stages, registers and programs_per_sm, one of them at a time.
 
     Not with bf16x6 in the place of tf32x3: it takes as many operations and registers, and some of
     its kernels crash the compiler (Triton 3.7).
     """
-    most = max(launch.config.segments for launch in plan)
-    segments = {max(1, most // 2), 2 * most} if most > 1 else set()
     for name, values in (
         ("num_stages", NUM_STAGES),
+        ("registers", REGISTERS),
         ("programs_per_sm", PROGRAMS_PER_SM),
-        ("segments", tuple(sorted(segments))),
     ):
         for value in values:
             change: dict[str, Any] = {name: value}
@@ -111,26 +110,24 @@ def _structures(problem: Problem, device: Device) -> Iterator[tuple[str, _Make]]
     """Ways to share the outputs among launches, each a function of one tile."""
     need_dz = "dz" in problem.outputs
 
-    def config(
-        asked: Problem, planes: int, block_h: int, block_w: int, out_w: int | None, num_warps: int
-    ) -> Config:
-        cfg = tile(asked, (planes, block_h, block_w), num_warps=num_warps, out_w=out_w)
-        return segmented(cfg, asked, device)
+    def launch(
+        planes: int, block_h: int, block_w: int, out_w: int | None, num_warps: int, **outputs: bool
+    ) -> Launch:
+        shape = planes, block_h, block_w
+        return Launch(tile(problem, shape, num_warps=num_warps, out_w=out_w), **outputs)
 
     def blur(*tiles: Any) -> Plan:
-        return (Launch(config(problem, *tiles), dz=True),)
+        return (launch(*tiles, dz=True),)
 
     def all_in_one(*tiles: Any) -> Plan:
-        return (Launch(config(problem, *tiles), dz=need_dz, da=True, db=True),)
+        return (launch(*tiles, dz=need_dz, da=True, db=True),)
 
-    def da_apart(*tiles: Any, dz: bool = need_dz) -> Plan:
-        return (
-            Launch(config(problem, *tiles), dz=dz, db=True),
-            Launch(config(problem.transposed, *tiles), da=True, transposed=True),
-        )
+    def da_apart(*tiles: Any) -> Plan:
+        return launch(*tiles, dz=need_dz, db=True), launch(*tiles, da=True)
 
-    def each_apart(*tiles: Any) -> Plan:
-        return *rule(problem._replace(op="blur_adjoint"), device), *da_apart(*tiles, dz=False)
+    def dz_apart(*tiles: Any) -> Plan:
+        dz = rule(problem._replace(op="blur_adjoint"), device)
+        return *dz, launch(*tiles, da=True, db=True)
 
     if problem.outputs == ("dz",):
         yield "blur", blur
@@ -138,7 +135,7 @@ def _structures(problem: Problem, device: Device) -> Iterator[tuple[str, _Make]]
     yield "all in one", all_in_one
     yield "a, and the rest", da_apart
     if need_dz:
-        yield "each apart", each_apart
+        yield "dz, and the rest", dz_apart
 
 
 def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
@@ -152,8 +149,6 @@ def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
             return f"more than {MOST_LANES} elements a thread"
         if cfg.planes > max(1, problem.c):
             return "more planes than channels"
-        if cfg.planes > 1 and not problem.channels_last and cfg.streams(launch.problem(problem)):
-            return "streams several planes that do not lie side by side"
         held = operand_bytes(launch, problem)
         if held > device.shared_bytes + REGISTER_BYTES:
             return f"operands of {held} bytes, with {device.shared_bytes} shared and the registers"
@@ -163,10 +158,8 @@ def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
 def operand_bytes(launch: Launch, problem: Problem) -> int:
     """Of the banded operands and the accumulators that a program keeps between its tiles."""
     cfg = launch.config
-    streams = cfg.streams(launch.problem(problem))
-    down, across = (3 if streams else 1) * cfg.block_h**2, cfg.block_w * cfg.out_w
+    down, across = cfg.block_h * (cfg.block_h + 2 * cfg.halo_h), cfg.block_w * cfg.out_w
     pair = 2 if problem.pair else 1
     held = pair * (down + across) * problem.itemsize
-    held += 4 * (across if launch.db or launch.transposed else 0)
-    held += 4 * (down if launch.da and not launch.transposed else 0)
+    held += 4 * (across * launch.db + down * launch.da)
     return cfg.planes * held

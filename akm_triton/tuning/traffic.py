@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from akm_triton.borders import SELF_ADJOINT
 from akm_triton.launch.plan import Config, Launch, Plan
 from akm_triton.launch.problem import Problem
 
@@ -19,14 +18,14 @@ class Traffic(NamedTuple):
 
 def traffic(plan: Plan, problem: Problem) -> Traffic:
     """Of all launches of the plan."""
-    each = [_traffic(launch, launch.problem(problem)) for launch in plan]
+    each = [_traffic(launch, problem) for launch in plan]
     return Traffic(sum(x.dram_bytes for x in each), sum(x.requested_bytes for x in each))
 
 
 def _traffic(launch: Launch, problem: Problem) -> Traffic:
     plane = problem.h * problem.w
     maps = 1 + (launch.da or launch.db) + launch.dz
-    requested = sum(_reads(launch, problem)) + launch.dz * plane
+    requested = _reads(launch, problem) + launch.dz * plane
     each = problem.n * problem.c * problem.itemsize
     return Traffic(each * maps * plane, each * requested)
 
@@ -44,38 +43,39 @@ def _columns(cfg: Config, problem: Problem) -> tuple[int, int]:
             computed += min(start + cfg.block_w, w) - start
         else:
             start = strip * cfg.out_w
-            left, right = start - cfg.halo, start - cfg.halo + cfg.block_w
+            left, right = start - cfg.halo_w, start - cfg.halo_w + cfg.block_w
             wraps = problem.border == "circular"
             seen += cfg.block_w if wraps else min(right, w) - max(left, 0)
             computed += min(start + cfg.out_w, w) - start
     return seen, computed
 
 
-def _rows(cfg: Config, problem: Problem, folded: bool) -> int:
-    """Rows read by all segments: their blocks, the one before and the one after."""
-    if not cfg.streams(problem):
-        return problem.h
-    outside = problem.radius if folded else 0
-    blocks, total = -(-problem.h // cfg.block_h), 0
-    for segment in range(cfg.segments):
-        first = segment * blocks // cfg.segments - 1
-        last = (segment + 1) * blocks // cfg.segments + 1
-        top = max(first * cfg.block_h, -outside)
-        total += min(last * cfg.block_h, problem.h + outside) - top
-    return total
+def _rows(cfg: Config, problem: Problem, border: str) -> int:
+    """Rows read by all tiles of a strip of a plane, with those beside them."""
+    h, block = problem.h, cfg.block_h
+    if not cfg.halo_h:
+        return h
+    outside = 0 if border == "zeros" else problem.radius  # rows folded back inside
+
+    def read(first: int, last: int, outside: int) -> int:
+        return max(0, min(last, h + outside) - max(first, -outside))
+
+    return sum(
+        read(row, row + block, outside if h % block else 0)
+        + read(row - cfg.halo_h, row, outside)
+        + read(row + block, row + block + cfg.halo_h, outside)
+        for row in range(0, h, block)
+    )
 
 
-def _reads(launch: Launch, problem: Problem) -> tuple[int, int]:
-    """Elements of a plane of g and of z that are asked for; a blur has z alone."""
-    cfg = launch.config
-    asymmetric = problem.border not in SELF_ADJOINT
+def _reads(launch: Launch, problem: Problem) -> int:
+    """Elements of a plane of z, and of g for a gradient, that are asked for."""
+    cfg, border = launch.config, problem.border
     seen, computed = _columns(cfg, problem)
+    rows = _rows(cfg, problem, "zeros" if problem.asymmetric else border)
     if not (launch.da or launch.db):
-        adjoint = problem.adjoint or "da" in problem.outputs
-        folded = problem.border != "zeros" and not (adjoint and asymmetric)
-        return 0, _rows(cfg, problem, folded) * seen
-    folded = problem.border != "zeros"
-    g = _rows(cfg, problem, folded and not asymmetric) * seen
-    halo = launch.da and not launch.transposed
-    z = (_rows(cfg, problem, folded) if halo else problem.h) * computed
-    return g, z
+        return rows * seen
+    found = rows * seen + _rows(cfg, problem, border) * computed
+    if problem.itemsize == 4 and launch.da and (launch.dz or launch.db):
+        found += problem.h * (seen + computed)  # loaded again, to be split anew
+    return found

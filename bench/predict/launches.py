@@ -47,7 +47,7 @@ def _work(grid: Grid, call: KernelCall, problem: Problem, device: Device) -> Wor
     return Work(
         call.name, compiled.asm["cubin"], cfg.num_warps, compiled.metadata.shared, grid.programs,
         images=problem.n / grid.splits,
-        blocks=-(-grid.problem.h // cfg.block_h) / cfg.segments,
+        blocks=-(-grid.problem.h // cfg.block_h),
         reads=(moved.dram_bytes - written) / grid.programs,
         requests=(moved.requested_bytes - written) * whole / grid.programs,
         writes=written / grid.programs,

@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from akm_triton import borders
 from akm_triton.backend import torch as torch_backend
 from akm_triton.backend import triton as triton_backend
-from akm_triton.launch.plan import Launch, tile
+from akm_triton.backend.tiles import fold_index, fold_once
+from akm_triton.launch.device import describe
+from akm_triton.launch.plan import Config, Launch, grids, tile
 from akm_triton.launch.problem import Problem
 from reference import composition, oracle
 from tests import common, fuzz
@@ -58,7 +63,7 @@ def poisoned() -> Iterator[None]:
         yield
 
 
-# (N, C, H, W, R): 1, 7, 14, 33, 100, non-square, C = 1, radius beyond the map, streamed rows,
+# (N, C, H, W, R): 1, 7, 14, 33, 100, non-square, C = 1, radius beyond the map, blocks of rows,
 # strips of columns, both
 SHAPES = [
     (2, 1, 1, 1, 15),
@@ -86,7 +91,7 @@ def test_blur_and_gradients(
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("shape", [(1, 130, 7, 7, 3), (1, 9, 33, 20, 5)], ids=["7x7", "33x20"])
+@pytest.mark.parametrize("shape", [(1, 35, 7, 7, 3), (1, 9, 33, 20, 5)], ids=["7x7", "33x20"])
 @pytest.mark.parametrize("kind", [*KINDS, (torch.float16, "channels_last")], ids=str)
 def test_channels_share_a_program(kind: tuple[torch.dtype, str], shape: tuple[int, ...]) -> None:
     check(*kind, shape, "symmetric")
@@ -160,21 +165,73 @@ def test_table_shapes(size: int, per: str) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("segments", [1, 2, 3])
-def test_segments_of_rows(segments: int, border: str) -> None:
-    """A tall map shared among programs, as where channels are few."""
-    z, g = random(1, 1, 100, 20, seed=1), random(1, 1, 100, 20, seed=2)
-    a, b = gaussians((1,), 15, seed=3), gaussians((1,), 15, seed=4)
-    problem = Problem("blur", 1, 1, 100, 20, 15, border, 4, False)
-    cfg = tile(problem, (1, 16, 32), num_warps=4, segments=segments)
-    exactly = (exact(a), exact(b), border)
-    y = triton_backend.blur(z, torch.stack([a, b]), border, False, (Launch(cfg, dz=True),))
-    assert error(y, oracle.blur(exact(z), *exactly)) < tolerance(z.dtype, 15)
+@pytest.mark.parametrize("per_sample", [False, True], ids=["per channel", "per sample"])
+@pytest.mark.parametrize("n, programs, shares", [(3, 4, [6, 5, 5, 5]), (1, 2, [4, 3]), (1, 1, [7])])
+def test_shares_of_tiles(
+    n: int, programs: int, shares: list[int], per_sample: bool, border: str
+) -> None:
+    """Seven blocks of rows of each image, shared among programs that begin and end within an image;
+    where each sample has its own taps, an image for each or a part of one."""
+    c, h, w, radius = 1, 100, 20, 15
+    z, g = random(n, c, h, w, seed=1), random(n, c, h, w, seed=2)
+    shape = (n, c) if per_sample else (c,)
+    a, b = gaussians(shape, radius, seed=3), gaussians(shape, radius, seed=4)
+    problem = Problem("blur", n, c, h, w, radius, border, 4, False, per_sample)
+    cfg = tile(problem, (1, 16, 32), num_warps=4, programs_per_sm=programs)
+    device = describe(z.device)
+    (grid,) = grids((Launch(cfg, dz=True),), problem, device)
+    found = [grid.share + (split < grid.extra) for split in range(grid.splits)]
+    assert found == ([1] * 7 * n if per_sample and n == 1 else [7] * n if per_sample else shares)
+    check_tiles(cfg, z, g, a, b, border)
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize(("h", "radius"), [(17, 16), (32, 31), (33, 31), (48, 31)])
+def test_a_halo_that_reaches_across_the_map(h: int, radius: int, border: str) -> None:
+    """Blocks of 16 rows fold nearly all of a map in, once and no more."""
+    z, g = random(1, 1, h, 9, seed=1), random(1, 1, h, 9, seed=2)
+    a, b = gaussians((1,), radius, seed=3), gaussians((1,), radius, seed=4)
+    problem = Problem("blur", 1, 1, h, 9, radius, border, 4, False)
+    cfg = tile(problem, (1, 16, 16), num_warps=4)
+    assert cfg.halo_h == (16 if radius <= 16 else 32)
+    check_tiles(cfg, z, g, a, b, border)
+
+
+def check_tiles(cfg: Config, z: Tensor, g: Tensor, a: Tensor, b: Tensor, border: str) -> None:
+    """The blur, and all gradients in one launch."""
+    exactly, bound = (exact(a), exact(b), border), tolerance(z.dtype, a.shape[-1] - 1)
+    t = torch.stack([a, b])
+    y = triton_backend.blur(z, t, border, False, (Launch(cfg, dz=True),))
+    assert error(y, oracle.blur(exact(z), *exactly)) < bound
     plan = (Launch(cfg, dz=True, da=True, db=True),)
-    dz, (da, db) = triton_backend.blur_backward(g, z, torch.stack([a, b]), border, plan)
-    assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < tolerance(z.dtype, 15)
-    for found, want in zip((da, db), oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
-        assert error(found, want) < tolerance(z.dtype, 15)
+    dz, grads = triton_backend.blur_backward(g, z, t, border, plan)
+    assert error(dz, oracle.blur(exact(g), *exactly, adjoint=True)) < bound
+    for mine, want in zip(grads, oracle.tap_grads(exact(g), exact(z), *exactly), strict=True):
+        assert error(mine, want) < bound
+
+
+@triton.jit
+def folding(folded_ptr, once_ptr, SIZE: tl.constexpr, BORDER: tl.constexpr, LANES: tl.constexpr):
+    lane = tl.arange(0, LANES)
+    index = lane - LANES // 2
+    tl.store(folded_ptr + lane, fold_index(index, SIZE, BORDER))
+    near = (index > -SIZE) & (index < 2 * SIZE - 1)
+    tl.store(once_ptr + lane, fold_once(index, SIZE, BORDER), mask=near)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 40])
+@pytest.mark.parametrize("border", BORDERS)
+def test_kernels_fold_as_the_borders_do(border: str, size: int) -> None:
+    """``fold_once`` what lies less than a map outside, ``fold_index`` all; "zeros" clamps."""
+    lanes = 256
+    folded, once = (torch.full((lanes,), -7, dtype=torch.int32) for _ in range(2))
+    folding[(1,)](folded, once, size, border, lanes)
+    index = np.arange(lanes) - lanes // 2
+    wanted = borders.fold_index(index, size, "replicate" if border == "zeros" else border)
+    assert (folded.numpy() == wanted).all()
+    near = (index > -size) & (index < 2 * size - 1)
+    assert (once.numpy() == np.where(near, wanted, -7)).all()
 
 
 def test_rows_and_strips_of_a_tile_1024_wide() -> None:

@@ -55,7 +55,7 @@ def test_nothing_grows_with_the_map_but_y_and_dz(
     assert launches.count("gated_taps_grad_kernel") == 1
     if dtype == torch.float16 and layout == "nchw":
         assert launches == ["grad_kernel(dz)", "gated_taps_grad_kernel"]
-        assert backward.ops.count("aten.sum") == 1  # of the partials: three launches in all
+        assert backward.ops.count("aten.sum") <= 1  # of partial gradients, where there are any
 
 
 def test_second_order_costs_at_most_three_times_the_first(launches: list[str]) -> None:
