@@ -1,0 +1,137 @@
+"""What takes the output of a convolution or norm."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from akm_triton.layers import Modulation2d
+from akm_triton.surgery.places import NORMS, Modulated
+
+
+@dataclass
+class Order:
+    followers: dict[nn.Module, set[Any]] = field(default_factory=dict)
+    """Layer → what takes its output, over all its calls: modules, functions, names of methods."""
+    pooled: set[nn.Module] = field(default_factory=set)
+    """Layers that were seen to take maps of a single pixel, where a blur does nothing."""
+
+    def add(self, other: Order) -> None:
+        self.pooled |= other.pooled
+        for layer, nexts in other.followers.items():
+            self.followers.setdefault(layer, set()).update(nexts)
+
+
+FOLLOWED = (nn.Conv2d, *NORMS, Modulated, Modulation2d)
+
+BATCH_NORMS = (nn.functional.batch_norm, nn.functional.instance_norm, torch.batch_norm)
+"""Norms without a module, as torch.fx shows them."""
+
+
+def order(model: nn.Module) -> Order:
+    """As ``torch.fx`` sees it. Where that cannot trace, a child is followed by the next one.
+
+    The model is not run.
+    """
+    twins: dict[nn.Module, nn.Module] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a forward does with proxies
+        found = _traced(_twin(model, twins))
+    original = {twin: module for module, twin in twins.items()}
+    return Order(
+        {original[x]: {original.get(y, y) for y in nexts} for x, nexts in found.followers.items()},
+        {original[x] for x in found.pooled},
+    )
+
+
+def _twin(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A copy to trace: what its forward stores does not stay in the model. It has the same tensors,
+    is in eval mode and has no hooks."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return twins.setdefault(module, module)
+    if module not in twins:
+        twin = twins[module] = object.__new__(type(module))
+        for name, value in vars(module).items():
+            held = isinstance(value, (list, dict, set))
+            twin.__dict__[name] = copy.copy(value) if held else value
+        twin.__dict__["training"] = False
+        for name in ("_forward_hooks", "_forward_pre_hooks"):
+            twin.__dict__[name].clear()
+        for name, child in module._modules.items():
+            twin._modules[name] = None if child is None else _twin(child, twins)
+    return twins[module]
+
+
+class _Tracer(fx.Tracer):
+    """Looks only into modules that have a convolution or a norm inside."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _is_whole(m)
+
+
+def _is_whole(module: nn.Module) -> bool:
+    return isinstance(module, FOLLOWED) or not any(
+        isinstance(x, FOLLOWED) for x in module.modules()
+    )
+
+
+def _traced(module: nn.Module) -> Order:
+    """Trace the module; or, where that fails, each of its children."""
+    if _is_whole(module):
+        return Order()
+    try:
+        graph = _Tracer().trace(module)
+    except Exception:  # whatever its forward does with proxies
+        found = Order(_by_order(module))
+        for child in module.children():
+            found.add(_traced(child))
+        return found
+    modules = dict(module.named_modules(remove_duplicate=False))
+    found = Order()
+    pooled: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = node.all_input_nodes
+        if _pools(node, modules) or (inputs and pooled.issuperset(inputs)):
+            pooled.add(node)
+        layer = _called(node, modules)
+        if isinstance(layer, FOLLOWED):
+            found.add(Order({layer: _users(node, modules)}, {layer} if node in pooled else set()))
+    return found
+
+
+def _called(node: fx.Node, modules: dict[str, nn.Module]) -> Any:
+    """The module or function that a node calls."""
+    return modules[str(node.target)] if node.op == "call_module" else node.target
+
+
+def _pools(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the output has a single pixel whatever the input."""
+    called = _called(node, modules)
+    if called in ("mean", torch.mean):
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        return node.kwargs.get("keepdim") is True and dims in ((2, 3), [2, 3], (-2, -1), [-2, -1])
+    if not isinstance(called, nn.Module):
+        return False
+    inside = [x for x in called.modules() if not isinstance(x, nn.Identity) and not [*x.children()]]
+    return [getattr(x, "output_size", None) in (1, (1, 1)) for x in inside] == [True]
+
+
+def _users(node: fx.Node, modules: dict[str, nn.Module]) -> set[Any]:
+    """What takes the output of the node, seen through ``nn.Identity``."""
+    found: set[Any] = set()
+    for user in node.users:
+        called = _called(user, modules)
+        found |= _users(user, modules) if isinstance(called, nn.Identity) else {called}
+    return found
+
+
+def _by_order(parent: nn.Module) -> dict[nn.Module, set[Any]]:
+    children = [x for x in parent.children() if not isinstance(x, nn.Identity)]
+    pairs = itertools.pairwise(children)
+    return {layer: {after} for layer, after in pairs if isinstance(layer, FOLLOWED)}
