@@ -6,6 +6,7 @@ from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
 from akm_triton.surgery.convert import convert, revert
+from akm_triton.surgery.fold import fold
 from akm_triton.tuning.session import tune
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Modulation2d",
     "__version__",
     "convert",
+    "fold",
     "gaussian_blur",
     "gaussian_taps",
     "modulate",

@@ -27,6 +27,7 @@ from akm_triton.surgery.places import (
     places,
     replace,
     slot,
+    take_out,
 )
 from akm_triton.surgery.plain import accept_plain
 from akm_triton.surgery.plan import make_plan
@@ -186,7 +187,7 @@ def _place(
     if isinstance(layer, nn.Conv2d):
         conv: Any = layer
         place = Place(conv, conv, conv)
-        undo.callback(_take_out, place, model)
+        undo.callback(take_out, place, model)
         conv.__class__ = AKMConv2d
         conv._add_modulation(conv.out_channels, **options)
     else:
@@ -195,7 +196,7 @@ def _place(
         place = Place(norm, modulation, Modulated(slot(norm), modulation))
         for module in (place.holder, modulation):
             module.training = norm.training
-        undo.callback(_take_out, place, model)
+        undo.callback(take_out, place, model)
         if slot(norm) is norm:
             replace(model, norm, place.holder)
             owner = place.holder
@@ -208,21 +209,6 @@ def _place(
             undo.callback(x.copy_, x.clone())
             x.div_(start.gate)
     return place
-
-
-def _take_out(place: Place, model: nn.Module) -> None:
-    """Leave the layer without modulation, whether that was placed or only begun."""
-    affine, _, holder = place
-    start = vars(holder).pop("start", None)
-    if start is not None:
-        start.hook.remove()
-    if isinstance(affine, nn.Conv2d):
-        AKMConv2d._remove_modulation(holder)
-        affine.__class__ = nn.Conv2d
-    elif slot(affine) is holder:
-        affine.drop = holder.layer
-    else:
-        replace(model, holder, holder.layer)
 
 
 def _give(
@@ -285,5 +271,5 @@ def revert(model: nn.Module) -> list[str]:
         for x, gate in scaled.items():
             x.mul_(gate)
         for place in converted:
-            _take_out(place, model)
+            take_out(place, model)
     return [named[place.affine][0] for place in converted]

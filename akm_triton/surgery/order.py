@@ -17,7 +17,7 @@ from akm_triton.surgery.places import NORMS, Modulated
 
 @dataclass
 class Order:
-    followers: dict[nn.Module, set[Any]] = field(default_factory=dict)
+    followers: dict[nn.Module, list[Any]] = field(default_factory=dict)
     """Layer → what takes its output, over all its calls: modules, functions, names of methods."""
     pooled: set[nn.Module] = field(default_factory=set)
     """Layers that were seen to take maps of a single pixel, where a blur does nothing."""
@@ -25,7 +25,7 @@ class Order:
     def add(self, other: Order) -> None:
         self.pooled |= other.pooled
         for layer, nexts in other.followers.items():
-            self.followers.setdefault(layer, set()).update(nexts)
+            self.followers.setdefault(layer, []).extend(nexts)
 
 
 FOLLOWED = (nn.Conv2d, *NORMS, Modulated, Modulation2d)
@@ -45,7 +45,7 @@ def order(model: nn.Module) -> Order:
         found = _traced(_twin(model, twins))
     original = {twin: module for module, twin in twins.items()}
     return Order(
-        {original[x]: {original.get(y, y) for y in nexts} for x, nexts in found.followers.items()},
+        {original[x]: [original.get(y, y) for y in nexts] for x, nexts in found.followers.items()},
         {original[x] for x in found.pooled},
     )
 
@@ -122,16 +122,16 @@ def _pools(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return [getattr(x, "output_size", None) in (1, (1, 1)) for x in inside] == [True]
 
 
-def _users(node: fx.Node, modules: dict[str, nn.Module]) -> set[Any]:
+def _users(node: fx.Node, modules: dict[str, nn.Module]) -> list[Any]:
     """What takes the output of the node, seen through ``nn.Identity``."""
-    found: set[Any] = set()
+    found: list[Any] = []
     for user in node.users:
         called = _called(user, modules)
-        found |= _users(user, modules) if isinstance(called, nn.Identity) else {called}
+        found += _users(user, modules) if isinstance(called, nn.Identity) else [called]
     return found
 
 
-def _by_order(parent: nn.Module) -> dict[nn.Module, set[Any]]:
+def _by_order(parent: nn.Module) -> dict[nn.Module, list[Any]]:
     children = [x for x in parent.children() if not isinstance(x, nn.Identity)]
     pairs = itertools.pairwise(children)
-    return {layer: {after} for layer, after in pairs if isinstance(layer, FOLLOWED)}
+    return {layer: [after] for layer, after in pairs if isinstance(layer, FOLLOWED)}

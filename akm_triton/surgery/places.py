@@ -48,7 +48,8 @@ class Place(NamedTuple):
     """A layer with modulation: a convolution, or a norm with its ``Modulated``."""
 
     affine: Any
-    """The convolution or norm, with the weight and bias that a gate can be moved into."""
+    """The convolution or norm, with the weight and bias that a gate can be moved into; ``None`` if
+    nothing is known of what is before."""
     modulation: Any
     """Has r and s: the ``AKMConv2d`` or ``Modulation2d``."""
     holder: Any
@@ -57,6 +58,12 @@ class Place(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """Weight and bias, those that are there."""
         return [x for x in (self.affine.weight, self.affine.bias) if x is not None]
+
+    def forget(self) -> None:
+        """That ``convert`` made it: it is no longer reverted, and loads no plain checkpoint."""
+        start = vars(self.holder).pop("start", None)
+        if start is not None:
+            start.hook.remove()
 
 
 def slot(norm: nn.Module) -> nn.Module:
@@ -87,6 +94,8 @@ def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
     """Raise where weight, bias, r or s is computed from other parameters."""
     for affine, modulation, _ in found:
         for layer, tensors in (affine, ("weight", "bias")), (modulation, ("r", "s")):
+            if layer is None:
+                continue
             if missing := [name for name in tensors if name not in layer._parameters]:
                 raise ValueError(
                     f"{named[layer][0] or 'the model'}: {' and '.join(missing)} of it is computed; "
@@ -110,3 +119,16 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old and parent is not new:
                 parent._modules[name] = new
+
+
+def take_out(place: Place, model: nn.Module) -> None:
+    """Leave a layer without modulation, whether that was placed or only begun."""
+    place.forget()
+    affine, _, holder = place
+    if isinstance(affine, nn.Conv2d):
+        AKMConv2d._remove_modulation(holder)
+        affine.__class__ = nn.Conv2d
+    elif slot(affine) is holder:
+        affine.drop = holder.layer
+    else:
+        replace(model, holder, holder.layer)

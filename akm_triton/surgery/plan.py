@@ -66,13 +66,14 @@ def make_plan(
             plan.skipped[name] = "its maps have one pixel, where a blur does nothing"
             continue
         # what takes its output, and the norms among those: they may divide a gate out
-        nexts = {x.layer if isinstance(x, Modulated) else x for x in seen.followers.get(layer, ())}
+        behind = dict.fromkeys(seen.followers.get(layer, ()))
+        nexts = [x.layer if isinstance(x, Modulated) else x for x in behind]
         norms = [x for x in nexts if isinstance(x, DIVIDERS) and kind == "convolution"]
         after = where == "auto" and 0 < len(norms) == len(nexts)
         targets = norms if after else [layer]
         reasons = [_why_not(target, model) for target in targets]
-        behind = [x for target in targets for x in seen.followers.get(target, ())]
-        if modulated & {layer, *norms} or any(isinstance(x, Modulation2d) for x in behind):
+        last = [x for target in targets for x in seen.followers.get(target, ())]
+        if modulated & {layer, *norms} or any(isinstance(x, Modulation2d) for x in last):
             reasons = [DONE]
         if reason := next(filter(None, reasons), None):
             plan.skipped[name] = reason
@@ -83,7 +84,7 @@ def make_plan(
             if target not in plan.layers:
                 plan.layers.append(target)
         plan.placed[name] = " and ".join(named[target][0] for target in targets)
-        if kind == "convolution" and not after and (norms or nexts & set(BATCH_NORMS)):
+        if kind == "convolution" and not after and (norms or any(x in BATCH_NORMS for x in nexts)):
             plan.futile.append(name)
     if refused:
         raise ValueError(

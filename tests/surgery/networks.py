@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +55,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         skip = self.down(x)
-        return self.out(torch.cat([skip, self.up(self.middle(skip))], 1)).mean((2, 3))
+        return self.out(torch.cat([skip, self.up(self.middle(skip))], 1)).square().mean((2, 3))
 
 
 class NormAct(nn.BatchNorm2d):
@@ -119,18 +122,21 @@ NETWORKS = {"resnet": ResNet, "unet": UNet, "mobilenet": MobileNet, "convnext": 
 
 def network(name: str) -> nn.Module:
     """Of this name, in eval mode, with norms as if it had been trained."""
-    return settled(NETWORKS[name]())
+    return copy.deepcopy(_network(name))
 
 
-def settled(model: nn.Module) -> nn.Module:
-    """Norms get the statistics of a few images; affine parameters, values of their own."""
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-    with torch.no_grad():
-        for _ in range(20):
-            model.train()(images())
+@functools.cache
+def _network(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = NETWORKS[name]()
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
+        with torch.no_grad():
+            for _ in range(20):
+                model.train()(images())
     return model.eval()
 
 
