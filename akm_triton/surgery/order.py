@@ -51,8 +51,8 @@ def order(model: nn.Module) -> Order:
 
 
 def _twin(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
-    """A copy to trace: what its forward stores does not stay in the model. It has the same tensors,
-    is in eval mode and has no hooks."""
+    """A copy to trace: what its forward stores or counts does not stay in the model. It has the
+    same parameters, is in eval mode and has no hooks."""
     if isinstance(module, torch.jit.ScriptModule):
         return twins.setdefault(module, module)
     if module not in twins:
@@ -63,6 +63,8 @@ def _twin(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
         twin.__dict__["training"] = False
         for name in ("_forward_hooks", "_forward_pre_hooks"):
             twin.__dict__[name].clear()
+        for name, buffer in module._buffers.items():
+            twin._buffers[name] = None if buffer is None else buffer.detach().clone()
         for name, child in module._modules.items():
             twin._modules[name] = None if child is None else _twin(child, twins)
     return twins[module]

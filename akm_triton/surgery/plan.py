@@ -55,36 +55,36 @@ def make_plan(
         name = named[layer][0]
         if match is not None and not any(selects(item, named[layer], layer) for item in match):
             continue
-        if any(selects(item, named[layer], layer) for item in exclude):
-            plan.skipped[name] = "excluded"
-            continue
-        channels = layer.in_channels if isinstance(layer, nn.Conv2d) else channels_of(layer)
-        if channels < min_channels:
-            plan.skipped[name] = f"{channels} channels, fewer than min_channels={min_channels}"
-            continue
-        if layer in seen.pooled:
-            plan.skipped[name] = "its maps have one pixel, where a blur does nothing"
-            continue
-        # what takes its output, and the norms among those: they may divide a gate out
         behind = dict.fromkeys(seen.followers.get(layer, ()))
         nexts = [x.layer if isinstance(x, Modulated) else x for x in behind]
         norms = [x for x in nexts if isinstance(x, DIVIDERS) and kind == "convolution"]
         after = where == "auto" and 0 < len(norms) == len(nexts)
         targets = norms if after else [layer]
-        reasons = [_why_not(target, model) for target in targets]
         last = [x for target in targets for x in seen.followers.get(target, ())]
-        if modulated & {layer, *norms} or any(isinstance(x, Modulation2d) for x in last):
-            reasons = [DONE]
-        if reason := next(filter(None, reasons), None):
+
+        channels = layer.in_channels if isinstance(layer, nn.Conv2d) else channels_of(layer)
+        if any(selects(item, named[layer], layer) for item in exclude):
+            reason: str | None = "excluded"
+        elif channels < min_channels:
+            reason = f"{channels} channels, fewer than min_channels={min_channels}"
+        elif layer in seen.pooled:
+            reason = "its maps have one pixel, where a blur does nothing"
+        elif modulated & {layer, *norms} or any(isinstance(x, Modulation2d) for x in last):
+            reason = DONE
+        else:
+            reason = next(filter(None, (_why_not(target, model) for target in targets)), None)
+        if reason is not None:
             plan.skipped[name] = reason
             continue
+
         for target in targets:
             if exact and (reason := _why_not_exact(target, uses)):
                 refused[name] = f"{reason} of {named[target][0]}"
             if target not in plan.layers:
                 plan.layers.append(target)
         plan.placed[name] = " and ".join(named[target][0] for target in targets)
-        if kind == "convolution" and not after and (norms or any(x in BATCH_NORMS for x in nexts)):
+        divided = norms or any(x in BATCH_NORMS for x in nexts)
+        if kind == "convolution" and divided and not after:
             plan.futile.append(name)
     if refused:
         raise ValueError(

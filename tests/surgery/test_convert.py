@@ -399,15 +399,17 @@ def test_what_a_forward_stores_stays_out_of_the_model() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.bn, self.seen = nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), []
+            self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
             self.last = self.bn(self.conv(x))
             self.seen.append(self.last)
+            self.calls += 1
             return self.last
 
     model = Storing()
     akm.convert(model)
-    assert model.seen == [] and not hasattr(model, "last")
+    assert model.seen == [] and not hasattr(model, "last") and model.calls == 0
 
 
 class Untraceable(nn.Module):

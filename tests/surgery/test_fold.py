@@ -104,6 +104,17 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
         assert apart(layer(x).float(), y.float()) < (1e-6 if dtype == torch.float32 else 2e-2)
 
 
+def test_half_weights_with_a_gate_in_float32() -> None:
+    """As convert makes them."""
+    model = block(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1)).to(torch.float16)
+    akm.convert(model, r=0)
+    x = torch.randn(1, 16, 9, 9, dtype=torch.float16)
+    y = model(x)
+    akm.fold(model)
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    assert apart(model(x).float(), y.float()) < 2e-3
+
+
 def test_a_gate_of_one_is_one() -> None:
     from akm_triton.surgery.fold import OPEN
 
