@@ -155,9 +155,10 @@ def convert(
         _give(trained, made, model, undo)
         undo.pop_all()
     if plan.futile:
+        some = ", ".join(plan.futile[:5]) + (", …" if len(plan.futile) > 5 else "")
         warnings.warn(
-            f"the gate of {', '.join(plan.futile)} does nothing: the norm directly behind divides "
-            "it out",
+            f"the gate of {len(plan.futile)} layers does nothing, because a norm behind divides it "
+            f"out, and modulation cannot go after that: {some}",
             stacklevel=2,
         )
     new = [x for place in made for x in (place.modulation.r, place.modulation.s)]
@@ -217,9 +218,10 @@ def _give(
     """Give each r and s to the optimizer of the layer's weight, else to the first."""
     if not optimizers:
         return
-    owners = {
-        x: (o, i) for o in optimizers for i, g in enumerate(o.param_groups) for x in g["params"]
-    }
+    owners: dict[Any, Any] = {}
+    for optimizer in optimizers:
+        for i, group in enumerate(optimizer.param_groups):
+            owners.update({x: (optimizer, i) for x in group["params"]})
     found: dict[Any, list[nn.Parameter]] = defaultdict(list)
     for place in made:
         owner = next((owners[x] for x in place.tensors() if x in owners), (optimizers[0], None))

@@ -30,6 +30,15 @@ class Order:
 
 FOLLOWED = (nn.Conv2d, *NORMS, Modulated, Modulation2d)
 
+# A factor of a channel passes through these, to be divided out by a norm behind them.
+PASSING = (
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d,
+    nn.functional.relu, nn.functional.dropout, nn.functional.max_pool2d, nn.functional.avg_pool2d,
+    torch.relu, "relu", "contiguous",
+)  # fmt: skip
+JOINING = (torch.cat, torch.concat)
+"""The norm behind these has channels of other layers too."""
+
 BATCH_NORMS = (nn.functional.batch_norm, nn.functional.instance_norm, torch.batch_norm)
 """Norms without a module, as torch.fx shows them."""
 
@@ -125,11 +134,16 @@ def _pools(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _users(node: fx.Node, modules: dict[str, nn.Module]) -> list[Any]:
-    """What takes the output of the node, seen through ``nn.Identity``."""
+    """What takes the output of the node, seen through what passes a factor on. What joins it with
+    others is named as well."""
     found: list[Any] = []
     for user in node.users:
         called = _called(user, modules)
-        found += _users(user, modules) if isinstance(called, nn.Identity) else [called]
+        passes = type(called) in PASSING or called in PASSING
+        if not passes:
+            found.append(called)
+        if passes or called in JOINING:
+            found += _users(user, modules)
     return found
 
 

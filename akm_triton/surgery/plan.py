@@ -124,10 +124,10 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
 
 
 def _why_not_exact(layer: nn.Module, uses: Counter[nn.Parameter]) -> str | None:
+    if layer._parameters["weight"] is None:
+        return "there is no weight"
     for name in ("weight", "bias"):
         x = layer._parameters[name]
-        if x is None and isinstance(layer, NORMS):
-            return f"there is no {name}"
         if x is not None and uses[x] > 1:
             return f"another layer shares the {name}"
     return None

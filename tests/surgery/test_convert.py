@@ -96,6 +96,7 @@ def test_the_output_stays(name: str, where: str) -> None:
     y = model(x)
     report = converted(model, where=where)
     assert apart(model(x), y) < 0.02
+    assert not any(module.training for module in model.modules())
     for r in report.parameters[::2]:
         assert (r == 0.05).all()
         nn.init.zeros_(r)
@@ -157,9 +158,14 @@ def test_a_plain_checkpoint_loads_as_if_converted_afterwards(name: str, where: s
         torch.testing.assert_close(copied(x), y)
     model.load_state_dict(own)  # and its own checkpoint is taken as it is
     assert all(torch.equal(v, own[k]) for k, v in model.state_dict().items())
-    half = {k: v for k, v in own.items() if not k.endswith(".s")}
-    with pytest.raises(RuntimeError, match=r"Missing key.*\.s\""):
-        model.load_state_dict(half)
+    for ending in ".s", "t":  # with a half of it gone, no checkpoint is taken for a plain one
+        some = {k: v for k, v in own.items() if not k.endswith(ending)}
+        with pytest.raises(RuntimeError, match=rf"Missing key.*{ending}\""):
+            model.load_state_dict(some)
+        some = {k: v for k, v in plain.items() if not k.endswith("t")}
+        model.load_state_dict(some, strict=False)
+        own_r = {k: v for k, v in own.items() if k.endswith((".r", ".s"))}
+        assert all(torch.equal(model.state_dict()[k], v) for k, v in own_r.items())
 
 
 @each_network
@@ -210,7 +216,9 @@ def test_a_module_in_two_places_is_converted_once() -> None:
     assert len(report.parameters) == 2 and apart(model(x), y) < 1e-6
     akm.revert(model)
     assert model[1] is bn and model[4] is bn
-    with pytest.warns(UserWarning, match="the gate of 0 does nothing"):  # by one of its calls
+    with pytest.warns(
+        UserWarning, match="the gate of 1 layers does nothing"
+    ):  # by one of its calls
         report = akm.convert(model, r=0)
     assert report.placed == {"0": "0"} and apart(model(x), y) < 1e-6
     assert model[0] is model[3] is model[5][0] is conv
@@ -361,12 +369,10 @@ def test_all_or_nothing() -> None:
     for name, where in ROWS:
         model = network(name)
         before = state(model)
-        kept, broken = (
-            torch.optim.SGD(
-                [model.fc.weight] if hasattr(model, "fc") else [*model.parameters()][:1], lr=0.1
-            ),
-            Broken(model.parameters(), lr=0.1),
-        )
+        layers = list(converted(copy.deepcopy(model), where=where).placed.values())
+        last = list(model.get_submodule(layers[-1]).parameters())
+        rest = [p for p in model.parameters() if not any(p is x for x in last)]
+        kept, broken = torch.optim.SGD(rest, lr=0.1), Broken(last, lr=0.1)
         broken.ready = True  # type: ignore[attr-defined]
         with pytest.raises(RuntimeError, match="no more groups"):
             converted(model, where=where, optimizers=[kept, broken])
@@ -444,6 +450,21 @@ def test_the_order_of_children_serves_where_tracing_fails() -> None:
     assert placed == {"conv": "bn", "part.a": "part.bn_a", "part.b": "part.bn_b"}
 
 
+def test_a_norm_may_follow_at_a_distance() -> None:
+    """What passes a factor on hides no norm."""
+
+    class Old(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)
+            self.drop = nn.Dropout2d()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bn(F.max_pool2d(self.drop(self.conv(x)).contiguous().relu(), 2))
+
+    assert akm.convert(Old()).placed == {"conv": "bn"}
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -451,6 +472,17 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(self.conv(x), None, None, training=True)
+
+
+class Joined(nn.Module):
+    """As in a DenseNet: the norm has the channels of other layers too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(torch.cat([x, self.conv(x)], 1))
 
 
 class Branches(nn.Module):
@@ -470,13 +502,14 @@ class Branches(nn.Module):
     [
         (Functional, "auto"),
         (Branches, "auto"),
+        (Joined, "auto"),
         (lambda: block(nn.BatchNorm2d(16)), "conv"),
         (lambda: block(nn.InstanceNorm2d(16)), "conv"),
     ],
-    ids=["functional", "branches", "conv", "instance"],
+    ids=["functional", "branches", "joined", "conv", "instance"],
 )
 def test_warns_of_a_gate_that_is_divided_out(model: Callable[[], nn.Module], where: str) -> None:
-    with pytest.warns(UserWarning, match=r"the gate of \w+ does nothing"):
+    with pytest.warns(UserWarning, match=r"the gate of 1 layers does nothing, .*: (conv|0)$"):
         akm.convert(model(), where=where)
 
 

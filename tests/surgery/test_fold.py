@@ -193,7 +193,7 @@ def test_layers_that_share_a_weight_get_their_own() -> None:
 
 def test_a_gate_stays_where_nothing_can_take_it() -> None:
     """After a norm without a weight, and by hand."""
-    model = block(nn.BatchNorm2d(16, affine=False), nn.ReLU(), akm.Modulation2d(16)).eval()
+    model = block(nn.BatchNorm2d(16, affine=False), nn.SiLU(), akm.Modulation2d(16)).eval()
     akm.convert(model, exact=False, r=0)
     nn.init.constant_(model[3].r, 0.5)
     x = torch.randn(1, 16, 9, 9)
@@ -202,6 +202,17 @@ def test_a_gate_stays_where_nothing_can_take_it() -> None:
     assert apart(model(x), y) < 1e-6
     assert (model[1].modulation.gate < 1).all() and model[1].modulation.max_radius == 1
     assert (model[3].gate < 1).all() and 3 < model[3].max_radius < 9
+
+
+def test_a_norm_with_a_weight_alone() -> None:
+    model = block(nn.BatchNorm2d(16))
+    model[1].bias = None
+    x = torch.randn(1, 16, 9, 9)
+    y = model(x)
+    akm.convert(model, r=0)
+    assert apart(model(x), y) < 1e-6
+    akm.fold(model)
+    assert type(model[1]) is nn.BatchNorm2d and apart(model(x), y) < 1e-6
 
 
 def test_subclasses_are_left_alone() -> None:
