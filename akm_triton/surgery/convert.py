@@ -93,7 +93,8 @@ def convert(
             convolutions, and of the norms where ``where="norm"``.
         where: ``"conv"``, in each convolution; ``"norm"``, after each BatchNorm, GroupNorm or
             InstanceNorm of maps; ``"auto"``, after the BatchNorm (or InstanceNorm) that follows a
-            convolution, else in it: directly before such a norm a gate does nothing.
+            convolution, perhaps behind a ReLU or a pool, else in it: before such a norm a gate does
+            nothing.
         exclude: which layers not, as ``match``.
         min_channels: leave alone convolutions with fewer input channels, as those on images, and
             norms of fewer channels.
@@ -243,8 +244,8 @@ def revert(model: nn.Module) -> list[str]:
 
     Weights and biases stay, but for ``exact=True``, where they are multiplied by the gate that they
     were divided by: an untrained layer is as it was before, to rounding, or bitwise with
-    ``exact=False``. Layers that ``convert`` did not make are left alone. ``fold`` keeps what was
-    learned.
+    ``exact=False``. Layers that ``convert`` did not make are left alone; optimizers keep r and s,
+    to no effect. ``fold`` is the way to keep what was learned.
 
     Args:
         model: may have been trained, copied or pickled since it was converted.

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from akm_triton.layers import Modulation2d
 from akm_triton.surgery.match import Selector, selects
-from akm_triton.surgery.order import BATCH_NORMS, order
+from akm_triton.surgery.order import BATCH_NORMS, JOINING, order
 from akm_triton.surgery.places import DIVIDERS, NORMS, Modulated, channels_of, names, places, slot
 
 DONE = "has modulation already"
@@ -55,9 +55,9 @@ def make_plan(
         name = named[layer][0]
         if match is not None and not any(selects(item, named[layer], layer) for item in match):
             continue
-        behind = dict.fromkeys(seen.followers.get(layer, ()))
+        behind = {} if kind == "norm" else dict.fromkeys(seen.followers.get(layer, ()))
         nexts = [x.layer if isinstance(x, Modulated) else x for x in behind]
-        norms = [x for x in nexts if isinstance(x, DIVIDERS) and kind == "convolution"]
+        norms = [x for x in nexts if isinstance(x, DIVIDERS)]
         after = where == "auto" and 0 < len(norms) == len(nexts)
         targets = norms if after else [layer]
         last = [x for target in targets for x in seen.followers.get(target, ())]
@@ -83,8 +83,8 @@ def make_plan(
             if target not in plan.layers:
                 plan.layers.append(target)
         plan.placed[name] = " and ".join(named[target][0] for target in targets)
-        divided = norms or any(x in BATCH_NORMS for x in nexts)
-        if kind == "convolution" and divided and not after:
+        dividers = [x for x in nexts if x in norms or x in BATCH_NORMS]
+        if dividers and not after and all(x in dividers or x in JOINING for x in nexts):
             plan.futile.append(name)
     if refused:
         raise ValueError(

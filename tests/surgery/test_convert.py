@@ -216,10 +216,7 @@ def test_a_module_in_two_places_is_converted_once() -> None:
     assert len(report.parameters) == 2 and apart(model(x), y) < 1e-6
     akm.revert(model)
     assert model[1] is bn and model[4] is bn
-    with pytest.warns(
-        UserWarning, match="the gate of 1 layers does nothing"
-    ):  # by one of its calls
-        report = akm.convert(model, r=0)
+    report = akm.convert(model, r=0)  # one of its calls is not followed by the norm
     assert report.placed == {"0": "0"} and apart(model(x), y) < 1e-6
     assert model[0] is model[3] is model[5][0] is conv
 
@@ -465,6 +462,22 @@ def test_a_norm_may_follow_at_a_distance() -> None:
     assert akm.convert(Old()).placed == {"conv": "bn"}
 
 
+class Branches(nn.Module):
+    """The output of the convolution goes to a norm, and past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y + self.bn(y)
+
+
+def test_a_gate_that_a_norm_divides_out_of_one_branch_is_of_use_in_the_other() -> None:
+    assert akm.convert(Branches()).placed == {"conv": "conv"}  # warnings are errors
+
+
 class Functional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -485,28 +498,15 @@ class Joined(nn.Module):
         return self.bn(torch.cat([x, self.conv(x)], 1))
 
 
-class Branches(nn.Module):
-    """The output of the convolution goes to a norm, and past it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y + self.bn(y)
-
-
 @pytest.mark.parametrize(
     ("model", "where"),
     [
         (Functional, "auto"),
-        (Branches, "auto"),
         (Joined, "auto"),
         (lambda: block(nn.BatchNorm2d(16)), "conv"),
         (lambda: block(nn.InstanceNorm2d(16)), "conv"),
     ],
-    ids=["functional", "branches", "joined", "conv", "instance"],
+    ids=["functional", "joined", "conv", "instance"],
 )
 def test_warns_of_a_gate_that_is_divided_out(model: Callable[[], nn.Module], where: str) -> None:
     with pytest.warns(UserWarning, match=r"the gate of 1 layers does nothing, .*: (conv|0)$"):
