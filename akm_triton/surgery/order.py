@@ -39,6 +39,12 @@ PASSING = (
 JOINING = (torch.cat, torch.concat)
 """The norm behind these has channels of other layers too."""
 
+# A map of one pixel has more behind these, or may have.
+GROWING = (
+    nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, nn.functional.interpolate, nn.functional.pad,
+    nn.functional.pixel_shuffle, "expand", "expand_as", "repeat", "view", "reshape",
+)  # fmt: skip
+
 BATCH_NORMS = (nn.functional.batch_norm, nn.functional.instance_norm, torch.batch_norm)
 """Norms without a module, as torch.fx shows them."""
 
@@ -108,11 +114,12 @@ def _traced(module: nn.Module) -> Order:
     pooled: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        if _pools(node, modules) or (inputs and pooled.issuperset(inputs)):
-            pooled.add(node)
-        layer = _called(node, modules)
-        if isinstance(layer, FOLLOWED):
-            found.add(Order({layer: _users(node, modules)}, {layer} if node in pooled else set()))
+        called = _called(node, modules)
+        if _pools(node, called) or (inputs and pooled.issuperset(inputs)):
+            if not _is_in(called, GROWING):
+                pooled.add(node)
+        if isinstance(called, FOLLOWED):
+            found.add(Order({called: _users(node, modules)}, {called} if node in pooled else set()))
     return found
 
 
@@ -121,9 +128,13 @@ def _called(node: fx.Node, modules: dict[str, nn.Module]) -> Any:
     return modules[str(node.target)] if node.op == "call_module" else node.target
 
 
-def _pools(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _is_in(called: Any, kinds: tuple[Any, ...]) -> bool:
+    """Whether a module is of these types, or a function or method one of these."""
+    return type(called) in kinds or called in kinds
+
+
+def _pools(node: fx.Node, called: Any) -> bool:
     """Whether the output has a single pixel whatever the input."""
-    called = _called(node, modules)
     if called in ("mean", torch.mean):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         return node.kwargs.get("keepdim") is True and dims in ((2, 3), [2, 3], (-2, -1), [-2, -1])
@@ -139,7 +150,7 @@ def _users(node: fx.Node, modules: dict[str, nn.Module]) -> list[Any]:
     found: list[Any] = []
     for user in node.users:
         called = _called(user, modules)
-        passes = type(called) in PASSING or called in PASSING
+        passes = _is_in(called, PASSING)
         if not passes:
             found.append(called)
         if passes or called in JOINING:

@@ -487,6 +487,22 @@ class Functional(nn.Module):
         return F.batch_norm(self.conv(x), None, None, training=True)
 
 
+def test_maps_of_one_pixel_may_grow() -> None:
+    """As the image pooling of a DeepLab."""
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            self.small, self.large = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.large(F.interpolate(self.small(self.pool(x)).relu(), size=(9, 9)))
+
+    report = akm.convert(Pyramid())
+    assert list(report.placed) == ["large"] and list(report.skipped) == ["small"]
+
+
 class Joined(nn.Module):
     """As in a DenseNet: the norm has the channels of other layers too."""
 
