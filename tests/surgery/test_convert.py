@@ -196,14 +196,16 @@ def test_the_convolution_stays_the_same_object() -> None:
     assert calls == ["hook"]
 
 
-def test_hooks_of_a_norm_still_run() -> None:
-    model, calls = block(nn.BatchNorm2d(16)), []
-    norm = model[1]
-    norm.register_forward_hook(lambda *_: calls.append("hook"))
+def test_hooks_still_run() -> None:
+    model, calls = nn.Sequential(block(nn.BatchNorm2d(16))), []
+    norm = model[0][1]
+    for module in (norm, model[0]):
+        module.register_forward_hook(lambda *_: calls.append("after"))
+        module.register_forward_pre_hook(lambda *_: calls.append("before"))
     akm.convert(model)
     assert calls == [], "the model is not run"
     model(torch.randn(1, 16, 5, 5))
-    assert calls == ["hook"] and model[1].layer is norm
+    assert calls == ["before", "before", "after", "after"] and model[0][1].layer is norm
 
 
 def test_a_module_in_two_places_is_converted_once() -> None:
@@ -219,6 +221,22 @@ def test_a_module_in_two_places_is_converted_once() -> None:
     report = akm.convert(model, r=0)  # one of its calls is not followed by the norm
     assert report.placed == {"0": "0"} and apart(model(x), y) < 1e-6
     assert model[0] is model[3] is model[5][0] is conv
+
+
+def test_two_convolutions_with_one_norm() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.bn = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bn(self.a(x)) + self.bn(self.b(x))
+
+    model, x = Twins().eval(), torch.randn(1, 16, 5, 5)
+    y = model(x)
+    report = akm.convert(model, r=0)
+    assert report.placed == {"a": "bn", "b": "bn"} and len(report.parameters) == 2
+    assert isinstance(model.bn.layer, nn.BatchNorm2d) and apart(model(x), y) < 1e-6
 
 
 def test_a_convolution_with_a_norm_for_each_call() -> None:
