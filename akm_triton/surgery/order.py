@@ -68,8 +68,6 @@ def order(model: nn.Module) -> Order:
 def _twin(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
     """A copy to trace: what its forward stores or counts does not stay in the model. It has the
     same parameters, is in eval mode and has no hooks."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return twins.setdefault(module, module)
     if module not in twins:
         twin = twins[module] = object.__new__(type(module))
         for name, value in vars(module).items():

@@ -684,7 +684,9 @@ def test_modulation_by_hand_counts_as_modulation() -> None:
 def test_scripted_and_traced_parts() -> None:
     part = torch.jit.script(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()))
     model = nn.Sequential(block(nn.BatchNorm2d(16)), part)
-    assert akm.convert(torch.fx.symbolic_trace(model)).placed == {"0.0": "0.1"}
+    for whole in torch.fx.symbolic_trace(model), model:
+        assert akm.convert(whole).placed == {"0.0": "0.1"}
+        akm.revert(whole)
 
 
 def test_revert_refuses_what_is_computed() -> None:
