@@ -158,7 +158,7 @@ def test_a_plain_checkpoint_loads_as_if_converted_afterwards(name: str, where: s
         torch.testing.assert_close(copied(x), y)
     model.load_state_dict(own)  # and its own checkpoint is taken as it is
     assert all(torch.equal(v, own[k]) for k, v in model.state_dict().items())
-    for ending in ".s", "t":  # with a half of it gone, no checkpoint is taken for a plain one
+    for ending in ".r", ".s", "t":  # with a half of it gone, no checkpoint is taken for a plain one
         some = {k: v for k, v in own.items() if not k.endswith(ending)}
         with pytest.raises(RuntimeError, match=rf"Missing key.*{ending}\""):
             model.load_state_dict(some)
@@ -408,6 +408,11 @@ def test_on_the_meta_device() -> None:
         model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1))
     report = akm.convert(model)
     assert all(p.is_meta for p in report.parameters)
+    bare = {k: torch.empty_like(v, device="meta") for k, v in model.state_dict().items()}
+    model.load_state_dict(
+        {k: v for k, v in bare.items() if k[-2:] not in (".r", ".s")}, assign=True
+    )
+    assert all(p.is_meta for p in model.parameters())
     plain = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1))
     model.load_state_dict(plain.state_dict(), assign=True)
     x = torch.randn(1, 16, 8, 8)
