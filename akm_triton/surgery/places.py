@@ -91,16 +91,19 @@ def places(model: nn.Module) -> list[Place]:
 
 
 def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
-    """Raise where weight, bias, r or s is computed from other parameters."""
+    """Raise where weight, bias, r or s is computed from other parameters, or σ from more than r."""
     for affine, modulation, _ in found:
-        for layer, tensors in (affine, ("weight", "bias")), (modulation, ("r", "s")):
-            if layer is None:
-                continue
-            if missing := [name for name in tensors if name not in layer._parameters]:
-                raise ValueError(
-                    f"{named[layer][0] or 'the model'}: {' and '.join(missing)} of it is computed; "
-                    "remove parametrizations, weight norms and pruning first"
-                )
+        name = named[modulation][0] or "the model"
+        computed = [x for x in ("r", "s") if x not in modulation._parameters]
+        if affine is not None:
+            computed += [x for x in ("weight", "bias") if x not in affine._parameters]
+        if computed:
+            raise ValueError(
+                f"{name}: {' and '.join(computed)} of it is computed; remove parametrizations, "
+                "weight norms and pruning first"
+            )
+        if modulation._buffers:
+            raise ValueError(f"{name} has {', '.join(modulation._buffers)}; remove schedules first")
 
 
 def names(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -235,6 +235,11 @@ def pruned(model: Any) -> Any:
     return model
 
 
+def scheduled(model: Any) -> Any:
+    model[0][0].register_buffer("added_variance", torch.ones(()))
+    return model
+
+
 def filled(model: Any, name: str, value: float) -> Any:
     nn.init.constant_(getattr(model[1][1].modulation, name), value)
     return model
@@ -247,6 +252,7 @@ def filled(model: Any, name: str, value: float) -> Any:
         (lambda m: m[1][1].layer.train(), 0, ValueError, "1.1.modulation is in training mode"),
         (weight_normed, 0, ValueError, r"0\.0: weight of it is computed"),
         (pruned, 0, ValueError, r"1\.1\.modulation: r of it is computed"),
+        (scheduled, 0, ValueError, r"0\.0 has added_variance; remove schedules first"),
         (lambda m: filled(m, "r", float("nan")), 0, ValueError, "r and s must be finite"),
         (lambda m: filled(m, "r", float("inf")), 0, ValueError, "r and s must be finite"),
         (lambda m: filled(m, "s", float("nan")), 0, ValueError, "r and s must be finite"),
