@@ -5,6 +5,8 @@ from akm_triton._version import __version__
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
+from akm_triton.surgery.convert import convert, revert
+from akm_triton.surgery.fold import fold
 from akm_triton.tuning.session import tune
 
 __all__ = [
@@ -12,10 +14,13 @@ __all__ = [
     "AKMConv2d",
     "Modulation2d",
     "__version__",
+    "convert",
+    "fold",
     "gaussian_blur",
     "gaussian_taps",
     "modulate",
     "modulation_names",
+    "revert",
     "tune",
     "warmup",
 ]

@@ -16,6 +16,7 @@ PAPER: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", tr
 sampled Gaussian cut at 3σ, zeros outside the map."""
 
 GRANULARITIES = ("channel", "layer")
+OPTIONS = ("per", "gaussian", "border", "truncate", "max_radius")
 
 
 class _Modulated(nn.Module):
@@ -36,6 +37,13 @@ class _Modulated(nn.Module):
         self.r = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
         self.s = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
         self.reset_modulation()
+
+    def _remove_modulation(self) -> None:
+        """Undo ``_add_modulation``, whole or begun."""
+        for name in ("r", "s"):
+            self._parameters.pop(name, None)
+        for name in OPTIONS:
+            self.__dict__.pop(name, None)
 
     def reset_modulation(self) -> None:
         """r = 0.3 px (0.5 for the sampled family, whose gradient dies below), s = 2."""

@@ -1,0 +1,1 @@
+"""Whole networks: what puts modulation into one, takes it out again and reads it."""

@@ -1,0 +1,137 @@
+"""Where modulation stands in a network: in a convolution, or after a norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from akm_triton.layers import AKMConv2d, Modulation2d
+
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.InstanceNorm2d)
+DIVIDERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+"""Norms of one channel: a gate before them is divided out."""
+
+
+class Start(NamedTuple):
+    """How ``convert`` left a layer."""
+
+    r: float
+    s: float
+    exact: bool
+    hook: RemovableHandle | None = None
+    """Of the loading of plain checkpoints."""
+
+    @property
+    def gate(self) -> float:
+        """What weight and bias were divided by."""
+        return 1 / (1 + math.exp(-self.s)) if self.exact else 1.0
+
+
+class Modulated(nn.Module):
+    """A layer, then modulation. ``convert`` puts it where a norm was."""
+
+    start: Start | None = None
+
+    def __init__(self, layer: nn.Module, modulation: Modulation2d) -> None:
+        super().__init__()
+        self.layer = layer
+        self.modulation = modulation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.modulation(self.layer(x))
+
+
+class Place(NamedTuple):
+    """A layer with modulation: a convolution, or a norm with its ``Modulated``."""
+
+    affine: Any
+    """The convolution or norm, with the weight and bias that a gate can be moved into; ``None`` if
+    nothing is known of what is before."""
+    modulation: Any
+    """Has r and s: the ``AKMConv2d`` or ``Modulation2d``."""
+    holder: Any
+    """Keeps the ``Start``: the ``AKMConv2d`` or ``Modulated``."""
+
+    def tensors(self) -> list[Tensor]:
+        """Weight and bias, those that are there."""
+        return [x for x in (self.affine.weight, self.affine.bias) if x is not None]
+
+    def forget(self) -> None:
+        """That ``convert`` made it: it is no longer reverted, and loads no plain checkpoint."""
+        start = vars(self.holder).pop("start", None)
+        if start is not None:
+            start.hook.remove()
+
+
+def slot(norm: nn.Module) -> nn.Module:
+    """What modulation follows: the norm, or, in timm's norms that end with an activation, the
+    ``drop`` between the two."""
+    drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
+    return drop if isinstance(drop, nn.Module) and isinstance(act, nn.Module) else norm
+
+
+def channels_of(norm: Any) -> int:
+    return int(norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features)
+
+
+def places(model: nn.Module) -> list[Place]:
+    """The convolutions and norms of ``model`` with modulation, each once."""
+    found = []
+    for module in model.modules():
+        if isinstance(module, AKMConv2d):
+            found.append(Place(module, module, module))
+        elif isinstance(module, NORMS) and isinstance(slot(module), Modulated):
+            found.append(Place(module, slot(module).modulation, slot(module)))
+        elif isinstance(module, Modulated) and isinstance(module.layer, NORMS):
+            found.append(Place(module.layer, module.modulation, module))
+    return found
+
+
+def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
+    """Raise where weight, bias, r or s is computed from other parameters, or σ from more than r."""
+    for affine, modulation, _ in found:
+        name = named[modulation][0] or "the model"
+        computed = [x for x in ("r", "s") if x not in modulation._parameters]
+        if affine is not None:
+            computed += [x for x in ("weight", "bias") if x not in affine._parameters]
+        if computed:
+            raise ValueError(
+                f"{name}: {' and '.join(computed)} of it is computed; remove parametrizations, "
+                "weight norms and pruning first"
+            )
+        if modulation._buffers:
+            raise ValueError(f"{name} has {', '.join(modulation._buffers)}; remove schedules first")
+
+
+def names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every module once, in the model's order, with all its names. A norm has those of the
+    ``Modulated`` in its place."""
+    found: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(module, []).append(name)
+    found.update({x.layer: found[x] for x in found if isinstance(x, Modulated)})
+    return found
+
+
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is, under all its names. ``model`` itself stays."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                parent._modules[name] = new
+
+
+def take_out(place: Place, model: nn.Module) -> None:
+    """Leave a layer without modulation, whether that was placed or only begun."""
+    place.forget()
+    affine, _, holder = place
+    if isinstance(affine, nn.Conv2d):
+        AKMConv2d._remove_modulation(holder)
+        affine.__class__ = nn.Conv2d
+    elif slot(affine) is holder:
+        affine.drop = holder.layer
+    else:
+        replace(model, holder, holder.layer)

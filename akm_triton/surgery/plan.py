@@ -1,0 +1,133 @@
+"""Which layers of a network ``convert`` gives modulation, and why not the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from akm_triton.layers import Modulation2d
+from akm_triton.surgery.match import Selector, selects
+from akm_triton.surgery.order import BATCH_NORMS, JOINING, order
+from akm_triton.surgery.places import DIVIDERS, NORMS, Modulated, channels_of, names, places, slot
+
+DONE = "has modulation already"
+
+
+@dataclass
+class Plan:
+    layers: list[nn.Module] = field(default_factory=list)
+    """The convolutions and norms that get modulation."""
+    placed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    futile: list[str] = field(default_factory=list)
+    """Those whose gate will be divided out."""
+
+
+def make_plan(
+    model: nn.Module,
+    match: list[Selector] | None,
+    exclude: list[Selector],
+    where: str,
+    min_channels: int,
+    exact: bool,
+) -> Plan:
+    """Look at everything, change nothing. Raises where nothing is to be done, or cannot be."""
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise ValueError("model is wrapped by DDP, which would not see r and s; convert first")
+    named = names(model)
+    kind = "norm" if where == "norm" else "convolution"
+    layers = [x for x in named if isinstance(x, NORMS if where == "norm" else nn.Conv2d)]
+    if not layers:
+        raise ValueError(f"the model has no {kind} of maps")
+    for item in match or []:
+        if not any(selects(item, named[layer], layer) for layer in layers):
+            raise ValueError(f"match={item!r} selects no {kind} of the model")
+
+    seen = order(model)
+    modulated = {place.affine for place in places(model)}
+    uses = Counter(x for module in named for x in module._parameters.values() if x is not None)
+    plan, refused = Plan(), {}
+    for layer in layers:
+        name = named[layer][0]
+        if match is not None and not any(selects(item, named[layer], layer) for item in match):
+            continue
+        behind = {} if kind == "norm" else dict.fromkeys(seen.followers.get(layer, ()))
+        nexts = [x.layer if isinstance(x, Modulated) else x for x in behind]
+        norms = [x for x in nexts if isinstance(x, DIVIDERS)]
+        after = where == "auto" and 0 < len(norms) == len(nexts)
+        targets = norms if after else [layer]
+        last = [x for target in targets for x in seen.followers.get(target, ())]
+
+        channels = layer.in_channels if isinstance(layer, nn.Conv2d) else channels_of(layer)
+        if any(selects(item, named[layer], layer) for item in exclude):
+            reason: str | None = "excluded"
+        elif channels < min_channels:
+            reason = f"{channels} channels, fewer than min_channels={min_channels}"
+        elif layer in seen.pooled:
+            reason = "its maps have one pixel, where a blur does nothing"
+        elif modulated & {layer, *norms} or any(isinstance(x, Modulation2d) for x in last):
+            reason = DONE
+        else:
+            reason = next(filter(None, (_why_not(target, model) for target in targets)), None)
+        if reason is not None:
+            plan.skipped[name] = reason
+            continue
+
+        for target in targets:
+            if exact and (reason := _why_not_exact(target, uses)):
+                refused[name] = f"{reason} of {named[target][0]}"
+            if target not in plan.layers:
+                plan.layers.append(target)
+        plan.placed[name] = " and ".join(named[target][0] for target in targets)
+        dividers = [x for x in nexts if x in norms or x in BATCH_NORMS]
+        if dividers and not after and all(x in dividers or x in JOINING for x in nexts):
+            plan.futile.append(name)
+    if refused:
+        raise ValueError(
+            f"exact=True cannot divide the gate out of {_listed(refused)}; exclude these layers, "
+            "or pass exact=False"
+        )
+    if not plan.layers and DONE not in plan.skipped.values():
+        raise ValueError(f"nothing to convert: {_listed(plan.skipped)}")
+    return plan
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    return ", ".join(f"{name or 'the model'} ({reason})" for name, reason in reasons.items())
+
+
+def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
+    """Why it cannot be given modulation."""
+    if parametrize.is_parametrized(layer):
+        return "parametrized"
+    if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:
+        return f"a class of its own, {type(layer).__name__}"
+    if layer is model and isinstance(layer, NORMS) and slot(layer) is layer:
+        return "it is the model itself, which nothing can take the place of"
+    for name in ("weight", "bias"):
+        if name not in layer._parameters:
+            return f"its {name} is computed: pruned, normalised or sharded"
+        x = layer._parameters[name]
+        if x is None:
+            continue
+        if type(x) is not nn.Parameter:
+            return f"its {name} is a {type(x).__name__}"
+        if not x.is_floating_point() or x.element_size() < 2:
+            return f"its {name} is {x.dtype}"
+        if x.is_inference():
+            return f"its {name} was made in inference mode"
+    return None
+
+
+def _why_not_exact(layer: nn.Module, uses: Counter[nn.Parameter]) -> str | None:
+    if layer._parameters["weight"] is None:
+        return "there is no weight"
+    for name in ("weight", "bias"):
+        x = layer._parameters[name]
+        if x is not None and uses[x] > 1:
+            return f"another layer shares the {name}"
+    return None
