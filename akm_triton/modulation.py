@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from akm_triton import backend as backends
-from akm_triton import gated_taps, ops, sharding
+from akm_triton import flops, gated_taps, ops, sharding
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads
 from akm_triton.tracing import is_plain, is_recorded
@@ -40,6 +40,8 @@ def modulate(
     if plain and not is_recorded(z, t) and not torch.is_autocast_enabled(z.device.type):
         y = backends.get(backend).blur(z, t, border, False)
         return y
+    if not torch.compiler.is_compiling():
+        flops.prepare()  # in inference mode no other code of ours comes before a counter
     return ops.blur(z, t, border, False, backend)
 
 

@@ -93,6 +93,7 @@ _blur = define(
     vmap=partial(batching.into_batch, maps=1, taps=1),
     decomposes=_blur_decomposes,
     maps=1,
+    passes=2,
 )
 
 
@@ -147,6 +148,7 @@ _blur_pair = define(
     vmap=partial(batching.into_batch, maps=1, taps=2),
     decomposes=_decomposes,
     maps=1,
+    passes=4,
 )
 
 
@@ -190,6 +192,7 @@ tap_grads = define(
     vmap=partial(batching.into_batch, maps=2, taps=1),
     decomposes=_decomposes,
     maps=2,
+    passes=4,
 )
 
 
@@ -242,4 +245,5 @@ blur_backward = define(
     vmap=partial(batching.into_batch, maps=2, taps=1),
     decomposes=_decomposes,
     maps=2,
+    passes=5,
 )
