@@ -346,6 +346,23 @@ def test_what_a_trace_leaves_behind_serves_others() -> None:
         torch.jit.trace(akm.modulate, (torch.randn(1, 2, 4, 4), sigma, sigma))
 
 
+@pytest.mark.parametrize("name", ["AKMConv2d", "Modulation2d"])
+def test_jit_script_says_what_to_do_instead(name: str) -> None:
+    layer = akm.AKMConv2d(3, 4, 3) if name == "AKMConv2d" else akm.Modulation2d(3)
+    model = nn.Sequential(nn.ReLU(), layer)
+    with pytest.raises(NotImplementedError, match=f"cannot compile {name}: use torch.jit.trace"):
+        torch.jit.script(model)
+    assert model[1] is layer
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter says of itself that it is old
+def test_the_onnx_exporter_of_torchscript_says_what_to_do_instead(tmp_path: Path) -> None:
+    x, path = torch.randn(1, 3, 6, 5), tmp_path / "model.onnx"
+    with pytest.raises(NotImplementedError, match="export with dynamo=True"):
+        torch.onnx.export(akm.Modulation2d(3), (x,), path, dynamo=False)
+    torch.jit.trace(akm.Modulation2d(3), x)  # no export any more
+
+
 def test_fx() -> None:
     """Symbolic tracing keeps the functions whole; parameters stay those of the model."""
     model = nn.Sequential(
@@ -381,6 +398,39 @@ def test_fx() -> None:
 def test_fx_of_functions(function: Any, shapes: list[tuple[int, ...]]) -> None:
     inputs = [torch.rand(shape) for shape in shapes]
     assert torch.equal(torch.fx.symbolic_trace(function)(*inputs), function(*inputs))
+
+
+class Layers(torch.fx.Tracer):
+    """Keeps layers whole, as a user may want to cut a model between them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        layers = akm.AKMConv2d, akm.Modulation2d
+        return isinstance(module, layers) or super().is_leaf_module(module, name)
+
+
+@pytest.mark.parametrize("tracer", [torch.fx.Tracer, Layers])
+def test_fx_takes_features_out_of_a_model(tracer: type[torch.fx.Tracer]) -> None:
+    model = nn.Sequential(akm.AKMConv2d(3, 4, 3), nn.ReLU(), akm.Modulation2d(4), nn.Flatten())
+    traced = torch.fx.GraphModule(model, tracer().trace(model))
+    *_, flat, output = traced.graph.nodes
+    output.args = (flat.args[0],)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    x = torch.randn(2, 3, 9, 8)
+    assert torch.equal(traced(x), model[:3](x))
+
+
+def test_fx_fuses_a_norm_only_into_a_convolution_before_it() -> None:
+    from torch.fx.experimental.optimization import fuse
+
+    x = torch.randn(2, 3, 9, 8)
+    for layers in (
+        [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), akm.Modulation2d(4)],
+        [akm.AKMConv2d(3, 4, 3), nn.BatchNorm2d(4)],
+    ):
+        nn.init.uniform_(layers[1].running_mean)
+        model = nn.Sequential(*layers).eval()
+        torch.testing.assert_close(fuse(model)(x), model(x))
 
 
 class PerSample(nn.Module):
