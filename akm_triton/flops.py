@@ -30,12 +30,12 @@ def prepare() -> None:
     Each has copied PyTorch's formulas when it was made, and to add ours there before would mean to
     import Triton.
     """
-    module = sys.modules.get("torch.utils.flop_counter")
-    if module is None or not TRIED:
+    if "torch.utils.flop_counter" not in sys.modules or not TRIED:
         return
     for mode in _get_current_dispatch_mode_stack():
-        if isinstance(mode, module._FlopCounterMode):
-            mode.counter.flop_registry = _formulas | mode.counter.flop_registry
+        counter: Any = getattr(mode, "counter", None)
+        if hasattr(counter, "flop_registry"):
+            counter.flop_registry = _formulas | counter.flop_registry
 
 
 def _count(maps: int, passes: int, *args: Any, out_val: Any = None) -> int:
