@@ -287,8 +287,8 @@ class Blurs(nn.Module):
 
     def forward(self, z: Tensor) -> list[Tensor]:
         of_samples = self.r * z.mean((2, 3)).sigmoid()
-        cases = [(self.r, border, 5) for border in BORDERS]
-        cases += [(self.r, "reflect", 2), (of_samples, "zeros", 2), (of_samples, "replicate", 1)]
+        cases = [(self.r, "symmetric", 5), (self.r, "zeros", 4), (self.r, "circular", 4)]
+        cases += [(self.r, "reflect", 2), (of_samples, "replicate", 1), (of_samples, "zeros", 1)]
         return [akm.gaussian_blur(z, r, border=border, max_radius=n) for r, border, n in cases]
 
 
