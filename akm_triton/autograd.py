@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from akm_triton import sharding
+from akm_triton import flops, sharding
 from akm_triton.tracing import TRIED, is_transformed
 
 if TRIED:
@@ -52,6 +52,7 @@ def define(
     vmap: Callable[..., Any],
     decomposes: Callable[..., bool],
     maps: int = 0,
+    passes: int = 0,
 ) -> Callable[..., Any]:
     """Define the op of this schema, whose tensors come first, and return it.
 
@@ -70,6 +71,7 @@ def define(
             kernel's own operations instead of the op: Inductor can fuse those, and needs no Python
             to run them.
         maps: as for ``sharding.declare``.
+        passes: as for ``flops.declare``.
     """
     name = schema.partition("(")[0]
     library = torch.library.Library(_namespace_for(name), "FRAGMENT")
@@ -80,6 +82,8 @@ def define(
     torch.library.register_fake(op, fake, lib=library)
     torch.library.register_vmap(op, functools.partial(vmap, op), lib=library)
     sharding.declare(op, maps)
+    if passes:
+        flops.declare(op, maps, passes)
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
     for device in AUTOCAST_DEVICES:
         _without_autocast(library, op, device)
@@ -156,6 +160,7 @@ def _add_autograd(
         grad_mode, forward_mode = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
         differentiable = grad_mode and any(map(_requires_grad, args[:count]))
         if differentiable or is_transformed():
+            flops.prepare()
             with enable_single_level_autograd_function():
                 return Formula.apply((keyset, grad_mode, forward_mode), *args)  # type: ignore[attr-defined]
         with torch._C._AutoDispatchBelowAutograd():

@@ -16,8 +16,10 @@ SELF_ADJOINT = frozenset({"symmetric", "zeros", "circular"})
 Index = TypeVar("Index", Tensor, np.ndarray)
 
 
-def fold_index(index: Index, size: int, border: str) -> Index:
+def fold_index(index: Index, size: int | Tensor, border: str) -> Index:
     """Fold integer positions, any distance outside, into ``[0, size)``; −1 outside for "zeros".
+
+    A size that a graph holds as a symbol comes as a tensor, so this is arithmetic throughout.
 
     backend/tiles.py has the same for kernels, and backend/toeplitz.py sums the taps accordingly.
 
@@ -35,9 +37,10 @@ def fold_index(index: Index, size: int, border: str) -> Index:
         index = abs(2 * index + 1) // 2  # −1 − i where negative
         return (2 * size - 1 - abs(2 * (index % (2 * size)) - (2 * size - 1))) // 2
     if border == "reflect":
-        return size - 1 - abs(abs(index) % max(2 * (size - 1), 1) - (size - 1))
-    if border == "replicate":
-        return index.clip(0, size - 1)
+        return size - 1 - abs(abs(index) % (2 * (size - 1) + (size == 1)) - (size - 1))
+    if border == "replicate":  # first the larger of it and 0, then the smaller of that and the last
+        index, last = (index + abs(index)) // 2, size - 1
+        return (index + last - abs(index - last)) // 2
     if border == "circular":
         return index % size
     if border == "zeros":

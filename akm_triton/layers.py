@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,13 @@ class _Modulated(nn.Module):
         return (
             f"per={self.per!r}, gaussian={self.gaussian!r}, border={self.border!r}, "
             f"truncate={self.truncate}, max_radius={self.max_radius}"
+        )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` calls first."""
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.jit.trace, or "
+            "torch.export and AOTInductor for a program that runs without Python"
         )
 
     def _load_from_state_dict(
@@ -152,7 +159,9 @@ class AKMConv2d(_Modulated, nn.Conv2d):
 
     A drop-in for ``nn.Conv2d``: the same arguments, and the keywords of ``modulate``. Directly
     before a BatchNorm the gate does nothing, because the norm divides it out again. There, use
-    ``nn.Conv2d``, then the norm, then ``Modulation2d``.
+    ``nn.Conv2d``, then the norm, then ``Modulation2d``; and also for tools that know ``nn.Conv2d``
+    and rewrite it, such as ``fuse_conv_bn_eval``, ``to_mkldnn`` or LoRA: to them an ``AKMConv2d``
+    is one, and blur and gate are lost or applied to a part of the output, without a word.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from akm_triton import backend as backends
-from akm_triton import gated_taps, ops, sharding
+from akm_triton import flops, gated_taps, ops, sharding
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads
-from akm_triton.tracing import is_plain, is_recorded
+from akm_triton.tracing import in_onnx_trace, is_plain, is_recorded
 
 
 def modulate(
@@ -40,6 +40,13 @@ def modulate(
     if plain and not is_recorded(z, t) and not torch.is_autocast_enabled(z.device.type):
         y = backends.get(backend).blur(z, t, border, False)
         return y
+    if not torch.compiler.is_compiling():
+        if in_onnx_trace():
+            raise NotImplementedError(
+                "torch.onnx.export(..., dynamo=False) has no operators for akm_triton: export with "
+                "dynamo=True, PyTorch's default"
+            )
+        flops.prepare()  # in inference mode no other code of ours comes before a counter
     return ops.blur(z, t, border, False, backend)
 
 

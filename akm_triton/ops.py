@@ -23,7 +23,7 @@ from torch import Tensor
 from akm_triton import backend as backends
 from akm_triton import batching
 from akm_triton.autograd import define
-from akm_triton.backend.layout import format_as
+from akm_triton.backend.layout import format_as, has_constant_size
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads, Needs
 from akm_triton.tracing import in_export
@@ -39,7 +39,7 @@ def _empty_map(z: Tensor) -> Tensor:
 
 
 def _decomposes(z: Tensor, *args: Any) -> bool:
-    if not all(isinstance(size, int) for size in z.shape[2:]):
+    if not has_constant_size(z):
         return False  # tiles and matrices have constant sizes
     name = args[-1]
     return name == "torch" or not (in_export() or backends.get(name).INTERPRET)
@@ -49,8 +49,16 @@ def _decomposes(z: Tensor, *args: Any) -> bool:
 
 
 def _blur_kernel(z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str) -> Tensor:
-    y: Tensor = backends.get(backend).blur(z, t, border, adjoint)
+    name = backend if has_constant_size(z) else "torch"
+    y: Tensor = backends.get(name).blur(z, t, border, adjoint)
     return y
+
+
+def _blur_decomposes(z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str) -> bool:
+    if has_constant_size(z):
+        return _decomposes(z, backend)
+    # into convolutions: the op is faster, but an exported program may have to run without Python
+    return torch.compiler.is_exporting() and not adjoint
 
 
 def blur_vjp(
@@ -83,8 +91,9 @@ _blur = define(
     vjp=blur_vjp,
     jvp=_blur_jvp,
     vmap=partial(batching.into_batch, maps=1, taps=1),
-    decomposes=_decomposes,
+    decomposes=_blur_decomposes,
     maps=1,
+    passes=2,
 )
 
 
@@ -139,6 +148,7 @@ _blur_pair = define(
     vmap=partial(batching.into_batch, maps=1, taps=2),
     decomposes=_decomposes,
     maps=1,
+    passes=4,
 )
 
 
@@ -182,6 +192,7 @@ tap_grads = define(
     vmap=partial(batching.into_batch, maps=2, taps=1),
     decomposes=_decomposes,
     maps=2,
+    passes=4,
 )
 
 
@@ -234,4 +245,5 @@ blur_backward = define(
     vmap=partial(batching.into_batch, maps=2, taps=1),
     decomposes=_decomposes,
     maps=2,
+    passes=5,
 )

@@ -53,6 +53,14 @@ def in_export() -> bool:
     return export is not None and export.custom_triton_ops_decomposition_disabled()
 
 
+def in_onnx_trace() -> bool:
+    """Whether ``torch.onnx.export`` is tracing by TorchScript, as it does with ``dynamo=False``."""
+    if torch._C._get_tracing_state() is None:
+        return False
+    onnx = sys.modules.get("torch.onnx")
+    return onnx is not None and onnx.is_in_onnx_export()
+
+
 def in_backward() -> bool:
     """Whether the autograd engine is calling."""
     return TRIED and torch._C._current_graph_task_id() != -1

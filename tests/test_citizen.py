@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import akm_triton as akm
 from tests.modes import Watch
@@ -117,6 +118,45 @@ def test_a_profiler_sees_the_op() -> None:
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
         akm.modulate(z, r, s)
     assert any("akm_triton::blur" in event.key for event in found.key_averages())
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3)], ids=["layer", "channel", "sample"])
+def test_flops(shape: tuple[int, ...]) -> None:
+    """A pass of taps along an axis is 2 · (2R + 1) operations at each pixel: R = 4, 2·3·10·7
+    pixels. A blur is two; its gradient is two to get there, two by the taps and one by z."""
+    one = 2 * 9 * (2 * 3 * 10 * 7)
+    z, r, s = torch.randn(2, 3, 10, 7), torch.rand(shape), torch.zeros(shape)
+
+    def counted(call: Any, **options: Any) -> tuple[Any, int]:
+        with FlopCounterMode(display=False, **options) as counter:
+            out = call()
+        counts = counter.get_flop_counts()["Global"]
+        return out, sum(n for op, n in counts.items() if "akm_triton" in str(op))
+
+    def blurred(*inputs: Tensor) -> Tensor:
+        return akm.modulate(*inputs, max_radius=4)
+
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert counted(lambda: blurred(z, r, s))[1] == 2 * one
+
+    inputs = [x.requires_grad_() for x in (z, r, s)]
+    y = blurred(*inputs)  # the counter may come late
+    first, count = counted(lambda: torch.autograd.grad(y.sum(), inputs, create_graph=True))
+    assert count == 5 * one
+    plain = tuple(x.detach() for x in inputs)
+    alone = (blurred(z, *plain[1:]), z, 2), (blurred(plain[0], r, s), r, 4)
+    for y, x, passes in alone:
+        assert counted(lambda y=y, x=x: torch.autograd.grad(y.sum(), x))[1] == passes * one
+    penalty = sum(x.square().sum() for x in first)
+    assert counted(lambda: torch.autograd.grad(penalty, z))[1] >= 10 * one
+    tangents = tuple(torch.ones_like(x) for x in inputs)
+    found = counted(lambda: torch.func.jvp(blurred, plain, tangents))[1]
+    assert found == (2 + 2 + 4) * one  # of y, of z's tangent, of the taps'
+
+    name = torch.ops.akm_triton.blur_r1
+    theirs = counted(lambda: blurred(*plain), custom_mapping={name: lambda *a, **k: 1})[1]
+    assert theirs == 1
 
 
 def test_grad_modes_are_kept() -> None:

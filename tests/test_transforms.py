@@ -239,24 +239,75 @@ def test_maml_step_inside_compile() -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_ahead_of_time_package(tmp_path: Path) -> None:
-    """Exported with a dynamic batch, compiled by AOTInductor, loaded."""
-    model = nn.Sequential(akm.AKMConv2d(3, 4, 3, padding=1, max_radius=4), akm.Modulation2d(4))
-    batch = torch.export.Dim("batch", min=1, max=64)
-    x = torch.randn(4, 3, 12, 10)
+BATCH, HEIGHT, WIDTH = (torch.export.Dim(name, min=1, max=64) for name in ("n", "h", "w"))
+
+
+def exported(model: nn.Module, *sizes: Any) -> Any:
+    """The program for a map with three channels, in which these sizes of N, H, W may vary."""
+    axes = {BATCH: 0, HEIGHT: 2, WIDTH: 3}
+    example, dynamic = (torch.randn(4, 3, 12, 10),), ({axes[size]: size for size in sizes},)
+    return torch.export.export(model, example, dynamic_shapes=dynamic)
+
+
+def decomposed(program: Any) -> Any:
+    """The program in plain operators: none of ours is left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch's own doing
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
         plain = program.run_decompositions()
+    assert not any("akm_triton" in str(node.target) for node in plain.graph.nodes)
+    return plain.module()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shapes"),
+    [
+        ((BATCH, HEIGHT, WIDTH), [(4, 12, 10), (1, 2, 33), (7, 20, 1)]),
+        whole((BATCH,), [(1, 12, 10), (7, 12, 10)]),
+    ],
+    ids=["every size", "batch"],
+)
+def test_ahead_of_time_package(sizes: Any, shapes: Any, tmp_path: Path) -> None:
+    """Exported with sizes that vary, compiled by AOTInductor, loaded."""
+    model = akm.AKMConv2d(3, 4, 3, padding=1, max_radius=4, border="circular")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own doing
         path = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(tmp_path / "model.pt2")
+            exported(model, *sizes), package_path=str(tmp_path / "model.pt2")
         )
         run = torch._inductor.aoti_load_package(path)
-    assert not any("akm_triton" in str(node.target) for node in plain.graph.nodes)
+    for n, h, w in shapes:
+        x = torch.randn(n, 3, h, w)
+        torch.testing.assert_close(run(x), model(x), rtol=0, atol=2e-6)
+
+
+class Blurs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = nn.Parameter(torch.tensor([0.4, 1.3, 2.8]))
+
+    def forward(self, z: Tensor) -> list[Tensor]:
+        of_samples = self.r * z.mean((2, 3)).sigmoid()
+        cases = [(self.r, "symmetric", 5), (self.r, "zeros", 4), (self.r, "circular", 4)]
+        cases += [(self.r, "reflect", 2), (of_samples, "replicate", 1), (of_samples, "zeros", 1)]
+        return [akm.gaussian_blur(z, r, border=border, max_radius=n) for r, border, n in cases]
+
+
+def test_an_exported_program_of_every_size_needs_no_op_of_ours() -> None:
+    """Taps of the channels, in one convolution and in two, and taps of each sample."""
+    model = Blurs()
+    program = decomposed(exported(model, BATCH, HEIGHT, WIDTH))
+    for shape in ((4, 3, 12, 10), (1, 3, 33, 2), (5, 3, 1, 7)):
+        z = torch.randn(shape)
+        for x in (z, z.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(program(x), model(x), rtol=0, atol=1e-6)
+
+
+def test_an_exported_program_of_one_size_needs_no_op_of_ours() -> None:
+    model = nn.Sequential(akm.AKMConv2d(3, 4, 3, padding=1), akm.Modulation2d(4, **akm.PAPER))
+    program = decomposed(exported(model, BATCH))
     for n in (1, 7):
         x = torch.randn(n, 3, 12, 10)
-        torch.testing.assert_close(run(x), model(x))
-        torch.testing.assert_close(plain.module()(x), model(x))
+        torch.testing.assert_close(program(x), model(x))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace")
@@ -295,6 +346,23 @@ def test_what_a_trace_leaves_behind_serves_others() -> None:
         torch.jit.trace(akm.modulate, (torch.randn(1, 2, 4, 4), sigma, sigma))
 
 
+@pytest.mark.parametrize("name", ["AKMConv2d", "Modulation2d"])
+def test_jit_script_says_what_to_do_instead(name: str) -> None:
+    layer = akm.AKMConv2d(3, 4, 3) if name == "AKMConv2d" else akm.Modulation2d(3)
+    model = nn.Sequential(nn.ReLU(), layer)
+    with pytest.raises(NotImplementedError, match=f"cannot compile {name}: use torch.jit.trace"):
+        torch.jit.script(model)
+    assert model[1] is layer
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter says of itself that it is old
+def test_the_onnx_exporter_of_torchscript_says_what_to_do_instead(tmp_path: Path) -> None:
+    x, path = torch.randn(1, 3, 6, 5), tmp_path / "model.onnx"
+    with pytest.raises(NotImplementedError, match="export with dynamo=True"):
+        torch.onnx.export(akm.Modulation2d(3), (x,), path, dynamo=False)
+    torch.jit.trace(akm.Modulation2d(3), x)  # no export any more
+
+
 def test_fx() -> None:
     """Symbolic tracing keeps the functions whole; parameters stay those of the model."""
     model = nn.Sequential(
@@ -330,6 +398,39 @@ def test_fx() -> None:
 def test_fx_of_functions(function: Any, shapes: list[tuple[int, ...]]) -> None:
     inputs = [torch.rand(shape) for shape in shapes]
     assert torch.equal(torch.fx.symbolic_trace(function)(*inputs), function(*inputs))
+
+
+class Layers(torch.fx.Tracer):
+    """Keeps layers whole, as a user may want to cut a model between them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        layers = akm.AKMConv2d, akm.Modulation2d
+        return isinstance(module, layers) or super().is_leaf_module(module, name)
+
+
+@pytest.mark.parametrize("tracer", [torch.fx.Tracer, Layers])
+def test_fx_takes_features_out_of_a_model(tracer: type[torch.fx.Tracer]) -> None:
+    model = nn.Sequential(akm.AKMConv2d(3, 4, 3), nn.ReLU(), akm.Modulation2d(4), nn.Flatten())
+    traced = torch.fx.GraphModule(model, tracer().trace(model))
+    *_, flat, output = traced.graph.nodes
+    output.args = (flat.args[0],)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    x = torch.randn(2, 3, 9, 8)
+    assert torch.equal(traced(x), model[:3](x))
+
+
+def test_fx_fuses_a_norm_only_into_a_convolution_before_it() -> None:
+    from torch.fx.experimental.optimization import fuse
+
+    x = torch.randn(2, 3, 9, 8)
+    for layers in (
+        [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), akm.Modulation2d(4)],
+        [akm.AKMConv2d(3, 4, 3), nn.BatchNorm2d(4)],
+    ):
+        nn.init.uniform_(layers[1].running_mean)
+        model = nn.Sequential(*layers).eval()
+        torch.testing.assert_close(fuse(model)(x), model(x))
 
 
 class PerSample(nn.Module):

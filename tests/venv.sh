@@ -18,7 +18,7 @@ install() {
     local pip=("$python" -m pip install -qq --disable-pip-version-check
         --constraint "$root/tests/constraints.txt")
     # setuptools first, at its pinned version: an isolated build would take the newest
-    "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$root[bench,test]"
+    "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$root[bench,recipes,test]"
 }
 
 make_venv() {

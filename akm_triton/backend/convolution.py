@@ -2,7 +2,7 @@
 
 Two passes of 2R+1 taps, or one of (2R+1)² where they are so few that reading the map once counts
 for more. For borders where T is a symmetric matrix, and so its own adjoint, and for taps that all
-samples share.
+samples share; but for ``blur_any_size``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ def blur(z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
         return _convolve(z, _rows(a) * _columns(b), BOTH, border)
     rows_done = _convolve(channels_last(z), _rows(a), ROWS, border)
     return _convolve(rows_done, _columns(b), COLUMNS, border)
+
+
+def blur_any_size(z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
+    """``blur`` by operations in which N, H and W may be symbols, for every border, and for taps of
+    each sample too, (N, C, R+1)."""
+    if a.dim() == 2:
+        return blur(z, a, b, border)
+    return _shift(_shift(z, _rows(a), ROWS, border), _columns(b), COLUMNS, border)
 
 
 def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
@@ -75,6 +83,18 @@ def _separable_grads(
     return dv, da.sum_to_size(a.shape), db.sum_to_size(b.shape)
 
 
+def _shift(x: Tensor, taps: Tensor, dims: tuple[int], border: str) -> Tensor:
+    """``_convolve`` along one axis by taps of each sample. A convolution would have N·C groups, and
+    in ONNX their number cannot vary."""
+    dim, size = dims[0], x.shape[dims[0]]
+    x, (rows, columns) = _extended(x, taps, dims, border)
+    x = F.pad(x, (columns, columns, rows, rows))
+    y = torch.zeros((), dtype=x.dtype, device=x.device)
+    for i, tap in enumerate(taps.flatten(2).unbind(-1)):
+        y = y + tap[..., None, None] * x.narrow(dim, i, size)
+    return y
+
+
 def _two_sided(taps: Tensor) -> Tensor:
     radius = taps.shape[-1] - 1
     distance = torch.arange(-radius, radius + 1, device=taps.device).abs()
@@ -89,12 +109,12 @@ def _one_sided(grad: Tensor) -> Tensor:
 
 
 def _rows(taps: Tensor) -> Tensor:
-    """Taps down the rows, (1|C, 1, 2R+1, 1)."""
-    return _two_sided(taps)[:, None, :, None]
+    """Taps down the rows, (1|C, 1, 2R+1, 1); of each sample, (N, C, 1, 2R+1, 1)."""
+    return _two_sided(taps)[..., None, :, None]
 
 
 def _columns(taps: Tensor) -> Tensor:
-    return _two_sided(taps)[:, None, None, :]
+    return _two_sided(taps)[..., None, None, :]
 
 
 def _convolve(x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str) -> Tensor:
@@ -119,16 +139,24 @@ def _extended(
     x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str
 ) -> tuple[Tensor, list[int]]:
     """x with its border along ``dims``, and the zeros that the convolution is still to add."""
-    radii = [taps.shape[2] // 2, taps.shape[3] // 2]
+    radii = [taps.shape[-2] // 2, taps.shape[-1] // 2]
     if border == "zeros":
         return x, radii
     last = is_channels_last(x)
     if last:  # index_select would forget the format
         x, dims = x.permute(0, 2, 3, 1), tuple(dim - 1 for dim in dims)
-    outside = torch.arange(max(radii), device=x.device)
+    radius = max(radii)
+    outside = torch.arange(-radius, radius, device=x.device)
     for dim in dims:
-        size = x.shape[dim]
-        sides = (fold_index(i, size, border) for i in (outside - len(outside), outside + size))
-        before, after = (x.index_select(dim, side) for side in sides)
+        size = _operand(x.shape[dim], x)
+        index = fold_index(outside + size * (outside >= 0), size, border)
+        before, after = x.index_select(dim, index).split(radius, dim)
         x = torch.cat([before, x, after], dim)
     return x.permute(0, 3, 1, 2) if last else x, [0, 0]
+
+
+def _operand(size: int | torch.SymInt, like: Tensor) -> int | Tensor:
+    """A size to compute indices with: ONNX (torch 2.13) has no remainder by a symbol."""
+    if isinstance(size, int):
+        return size
+    return torch.scalar_tensor(size, dtype=torch.int64, device=like.device)  # type: ignore[arg-type]

@@ -10,6 +10,11 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
 
 
+def has_constant_size(z: Tensor) -> bool:
+    """Whether H and W are numbers, and not symbols of a graph that serves others too."""
+    return all(isinstance(size, int) for size in z.shape[2:])
+
+
 def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 

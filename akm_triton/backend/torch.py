@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from akm_triton.backend import convolution, products
-from akm_triton.backend.layout import format_as, is_channels_last
+from akm_triton.backend.layout import format_as, has_constant_size, is_channels_last
 
 
 def blur(z: Tensor, t: Tensor, border: str, adjoint: bool = False) -> Tensor:
@@ -21,6 +21,9 @@ def blur(z: Tensor, t: Tensor, border: str, adjoint: bool = False) -> Tensor:
 
 
 def _blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool) -> Tensor:
+    if not has_constant_size(z):
+        x, a, b = _lifted(z, a, b)
+        return format_as(z, convolution.blur_any_size(x, a, b, border))
     if _convolves(z, a, b, border, grads=False):
         x, a, b = _lifted(z, a, b)
         return format_as(z, convolution.blur(x, a, b, border))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import akm_triton as akm
 from tests.capabilities import CAPABILITIES, OPS, check, op
@@ -54,3 +56,22 @@ def test_without_the_gate(capability: str) -> None:
         ask(blur("torch"), [z.double(), sigma.double()]),
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, check_dtype=False)
+
+
+def test_a_program_for_every_size_holds_no_kernel() -> None:
+    """Tiles have constant sizes: a program for maps whose size varies blurs by convolutions."""
+
+    class Blur(nn.Module):
+        def forward(self, z: Tensor, r: Tensor) -> Tensor:
+            return akm.gaussian_blur(z, r, border="reflect", max_radius=2, backend="triton")
+
+    height, model = torch.export.Dim("height", min=1, max=64), Blur()
+    example, r = torch.randn(1, 2, 8, 7), torch.tensor([0.4, 1.3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own doing
+        program = torch.export.export(model, (example, r), dynamic_shapes=({2: height}, None))
+        plain = program.run_decompositions()
+    names = [str(node.target) for node in plain.graph.nodes]
+    assert not any("akm_triton.blur" in name for name in names)
+    z = torch.randn(1, 2, 3, 7)
+    torch.testing.assert_close(plain.module()(z, r), model(z, r))
