@@ -17,7 +17,7 @@ TOPS = ("akm_triton", "reference", "bench", "plots", "tests")
 LEVELS = (
     ("akm_triton",),  # the public names
     ("akm_triton.meta",),
-    ("akm_triton.tuning",),
+    ("akm_triton.tuning", "akm_triton.surgery"),
     ("akm_triton.layers",),
     ("akm_triton.functional",),
     ("akm_triton.modulation",),
