@@ -223,6 +223,24 @@ def test_r_and_s_of_different_shapes(shapes: tuple[tuple[int, ...], ...]) -> Non
     np.testing.assert_allclose(akm.modulate(z, r, s).numpy(), wanted, atol=1e-12)
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("of_each", [True, False], ids=["each sample", "all samples"])
+def test_the_result_may_be_changed_in_place(of_each: bool, samples: int, grad: bool) -> None:
+    """As by ``nn.ReLU(inplace=True)``; a view, which PyTorch would not let change, is no result."""
+    z = random(samples, 3, 8, 8, dtype=torch.float32).requires_grad_()
+    r = torch.ones((samples, 3) if of_each else 3, requires_grad=True)
+    scale = torch.tensor(2.0, requires_grad=True)
+    results = []
+    for change in (Tensor.mul_, torch.mul):
+        with torch.set_grad_enabled(grad):
+            y = akm.modulate(z, r, torch.zeros(3))
+        y = change(y, scale)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [z, r] if grad else [scale])))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_inf_in_r_give_nan(value: float) -> None:
     y = akm.modulate(random(1, 2, 5, 5), torch.tensor([value, 1.0]).double(), torch.zeros(2))
