@@ -5,6 +5,7 @@ from akm_triton._version import __version__
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
+from akm_triton.surgery.summary import scalars, summary
 from akm_triton.surgery.training import parameter_groups
 from akm_triton.tuning.session import tune
 
@@ -18,6 +19,8 @@ __all__ = [
     "modulate",
     "modulation_names",
     "parameter_groups",
+    "scalars",
+    "summary",
     "tune",
     "warmup",
 ]

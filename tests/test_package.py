@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 PAGES = [
     README,
     ROOT / ".github" / "CONTRIBUTING.md",
-    *(ROOT / "akm_triton" / room / "README.md" for room in ("meta", "tuning")),
+    *(ROOT / "akm_triton" / room / "README.md" for room in ("meta", "surgery", "tuning")),
     *(ROOT / room / "README.md" for room in ("bench", "plots", "tests")),
 ]
 
