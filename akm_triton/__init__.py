@@ -5,14 +5,16 @@ from akm_triton._version import __version__
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
+from akm_triton.surgery.schedule import SigmaSchedule
 from akm_triton.surgery.summary import scalars, summary
-from akm_triton.surgery.training import parameter_groups
+from akm_triton.surgery.training import parameter_groups, sigma_penalty
 from akm_triton.tuning.session import tune
 
 __all__ = [
     "PAPER",
     "AKMConv2d",
     "Modulation2d",
+    "SigmaSchedule",
     "__version__",
     "gaussian_blur",
     "gaussian_taps",
@@ -20,6 +22,7 @@ __all__ = [
     "modulation_names",
     "parameter_groups",
     "scalars",
+    "sigma_penalty",
     "summary",
     "tune",
     "warmup",

@@ -44,8 +44,12 @@ class _Modulated(nn.Module):
 
     def modulate(self, z: Tensor) -> Tensor:
         """Blur and gate ``z`` with this layer's r and s."""
+        r: Tensor = self.r
+        added = self._buffers.get("added_variance")  # by a SigmaSchedule
+        if added is not None:
+            r = _widened(r, added)
         return modulate(
-            z, self.r, self.s, gaussian=self.gaussian, border=self.border,
+            z, r, self.s, gaussian=self.gaussian, border=self.border,
             truncate=self.truncate, max_radius=self.max_radius,
         )  # fmt: skip
 
@@ -74,6 +78,13 @@ class _Modulated(nn.Module):
                 shape = getattr(self, name).shape
                 state_dict[prefix + name] = value.reshape(1).expand(shape).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _widened(r: Tensor, added: Tensor) -> Tensor:
+    """The σ of variance r² + ``added``. Where that is 0, σ is a millionth of a pixel, and its
+    derivative 0 as for r = 0: that of the root is infinite."""
+    r = r.to(torch.promote_types(r.dtype, torch.float32))
+    return (r * r + added).clamp(min=1e-12).sqrt()
 
 
 class Modulation2d(_Modulated):

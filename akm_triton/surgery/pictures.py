@@ -46,7 +46,7 @@ def frequency_response(model: nn.Module) -> Figure:
     columns = min(len(layers), 4)
     rows = -(-len(layers) // columns)
     figure = Figure(figsize=(0.5 + 2 * columns, 0.5 + 1.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     f = np.linspace(0, 0.5, 101)
     for axis, (name, layer) in zip(axes, layers, strict=False):
         sigma, gate = (x.detach().double().cpu() for x in (layer.sigma, layer.gate))

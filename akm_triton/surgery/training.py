@@ -1,12 +1,14 @@
-"""What a training loop asks of a network: groups for its optimizer."""
+"""What a training loop asks of a network: groups for its optimizer, and a penalty."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from akm_triton.layers import modulation_names
+from akm_triton.surgery.summary import layers_of
 
 
 def parameter_groups(
@@ -61,3 +63,24 @@ def parameter_groups(
             "weight_decay": 0.0,
         },
     ]
+
+
+def sigma_penalty(model: nn.Module) -> Tensor:
+    """The mean σ in pixels, over all r of all AKM layers: add a multiple of it to the loss.
+
+    Its gradient is as large for a small σ as for a large one, so a blur that is worth little goes
+    to 0 instead of staying small.
+
+    Raises:
+        TypeError, ValueError: ``model`` is no module, or has no AKM layer.
+
+    Example:
+        >>> from akm_triton import Modulation2d
+        >>> model = nn.Sequential(Modulation2d(4), Modulation2d(12))
+        >>> round(sigma_penalty(model).item(), 3)
+        0.3
+    """
+    layers = layers_of(model)
+    if not layers:
+        raise ValueError("model has no AKM layer")
+    return torch.cat([layer.sigma for _, layer in layers]).mean()
