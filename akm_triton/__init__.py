@@ -2,6 +2,7 @@
 speaks."""
 
 from akm_triton._version import __version__
+from akm_triton.conditioned import ConditionedModulation2d
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
@@ -13,6 +14,7 @@ from akm_triton.tuning.session import tune
 __all__ = [
     "PAPER",
     "AKMConv2d",
+    "ConditionedModulation2d",
     "Modulation2d",
     "SigmaSchedule",
     "__version__",

@@ -44,12 +44,15 @@ class _Modulated(nn.Module):
 
     def modulate(self, z: Tensor) -> Tensor:
         """Blur and gate ``z`` with this layer's r and s."""
-        r: Tensor = self.r
+        return self.modulate_by(z, self.r, self.s)
+
+    def modulate_by(self, z: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """Blur and gate ``z`` with other r and s, and this layer's options."""
         added = self._buffers.get("added_variance")  # by a SigmaSchedule
         if added is not None:
             r = _widened(r, added)
         return modulate(
-            z, r, self.s, gaussian=self.gaussian, border=self.border,
+            z, r, s, gaussian=self.gaussian, border=self.border,
             truncate=self.truncate, max_radius=self.max_radius,
         )  # fmt: skip
 
@@ -137,11 +140,14 @@ class Modulation2d(_Modulated):
     def reset_parameters(self) -> None:
         self.reset_modulation()
 
-    def forward(self, z: Tensor) -> Tensor:
+    def check_channels(self, z: Tensor) -> None:
         if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
             shape = sizes(z)
             if len(shape) in (3, 4) and shape[-3] != self.channels:
                 raise ValueError(f"z must have {self.channels} channels, got shape {tuple(shape)}")
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.check_channels(z)
         return self.modulate(z)
 
     def extra_repr(self) -> str:
