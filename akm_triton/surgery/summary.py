@@ -19,6 +19,9 @@ from akm_triton.surgery.field import fields
 NARROW = 0.1
 """In pixels: a σ below it blurs next to nothing."""
 
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AvgPool")
+"""Nodes that a gate goes through as it is: f(gate · x) = gate · f(x)."""
+
 
 @dataclass(frozen=True)
 class LayerSummary:
@@ -143,7 +146,8 @@ def summary(model: nn.Module, images: Tensor | None = None) -> Summary:
 
     Returns:
         An object to print. ``layers`` has the numbers of each layer, ``warnings`` a line for each
-        gate that goes straight into a batch or instance norm, which divides it out.
+        gate that goes into a batch or instance norm, directly or by way of ReLU and pools: the norm
+        divides it out.
 
     Raises:
         TypeError: ``model`` is no module, or ``images`` no floating point tensor.
@@ -222,8 +226,11 @@ class Run:
         self.maps.append((y, y.grad_fn, layer))  # the node of now: y may be changed in place
 
     def _before_norm(self, name: str, norm: nn.Module, args: Any) -> None:
-        for y, _, layer in self.maps:
-            if args and args[0] is y:
+        node = args[0].grad_fn if args else None
+        while node is not None and node.name().startswith(HOMOGENEOUS):
+            node = node.next_functions[0][0]
+        for _, end, layer in self.maps:
+            if end is node is not None:
                 self.warnings.append(
                     f"the norm {name} divides out the gate of {self.learned[layer].name}: "
                     "put Modulation2d behind the norm instead"

@@ -173,8 +173,8 @@ def test_what_the_images_do_not_reach_is_left_blank() -> None:
     assert cut.field is None and cut.flops is not None
 
 
-def gate_before(norm: nn.Module) -> nn.Module:
-    return nn.Sequential(akm.AKMConv2d(1, 4, 3), norm, nn.ReLU())
+def gate_before(norm: nn.Module, *between: nn.Module) -> nn.Module:
+    return nn.Sequential(akm.AKMConv2d(1, 4, 3), nn.Sequential(*between), norm, nn.ReLU())
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,16 @@ def gate_before(norm: nn.Module) -> nn.Module:
         (gate_before(nn.BatchNorm2d(4)), True),
         (gate_before(nn.SyncBatchNorm(4)), True),
         (gate_before(nn.InstanceNorm2d(4)), True),
+        (gate_before(nn.BatchNorm2d(4), nn.LeakyReLU(), nn.MaxPool2d(2)), True),
+        (gate_before(nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AvgPool2d(2)), True),
+        (gate_before(nn.BatchNorm2d(4), nn.GELU()), False),
         (gate_before(nn.GroupNorm(2, 4)), False),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), akm.Modulation2d(4)), False),
     ],
 )
 def test_warns_of_a_gate_before_a_norm_that_divides_it_out(model: nn.Module, warned: bool) -> None:
     found = akm.summary(model, torch.randn(2, 1, 8, 8))
-    line = "the norm 1 divides out the gate of 0: put Modulation2d behind the norm instead"
+    line = "the norm 2 divides out the gate of 0: put Modulation2d behind the norm instead"
     assert found.warnings == ((line,) if warned else ())
     assert (f"\nwarning: {line}" in str(found)) is warned
 
@@ -225,7 +228,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 def test_the_model_is_left_as_it_was() -> None:
     model = gate_before(nn.BatchNorm2d(4)).train()
-    model[1].eval()  # a frozen norm stays one
+    model[2].eval()  # a frozen norm stays one
     model[0].weight.requires_grad_(False)
     images = torch.randn(2, 1, 8, 8)
     with unchanged(model), torch.no_grad():
