@@ -21,7 +21,7 @@ import torch
 from torch.autograd import forward_ad
 
 from akm_triton import flops, sharding
-from akm_triton.tracing import TRIED, is_transformed
+from akm_triton.tracing import TRIED, is_transformed, untracked
 
 if TRIED:
     from torch._functorch.utils import enable_single_level_autograd_function
@@ -77,7 +77,8 @@ def define(
     library = torch.library.Library(_namespace_for(name), "FRAGMENT")
     _libraries.append(library)
     library.define(schema)
-    library.impl(name, kernel, "CompositeExplicitAutograd")
+    untracked_kernel = _untracked(kernel)
+    library.impl(name, untracked_kernel, "CompositeExplicitAutograd")
     op = getattr(getattr(torch.ops, library.ns), name).default
     torch.library.register_fake(op, fake, lib=library)
     torch.library.register_vmap(op, functools.partial(vmap, op), lib=library)
@@ -89,9 +90,17 @@ def define(
         _without_autocast(library, op, device)
     if not TRIED:
         return _with_public_autograd(library, op, count, vjp)
-    _add_autograd(library, op, count, kernel, vjp, jvp)
+    _add_autograd(library, op, count, untracked_kernel, vjp, jvp)
     _add_decomposition(library, op, kernel, decomposes)
     return op
+
+
+def _untracked(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        with untracked():
+            return kernel(*args)
+
+    return call
 
 
 def _without_autocast(library: torch.library.Library, op: Any, device: str) -> None:

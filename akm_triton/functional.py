@@ -13,8 +13,9 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from akm_triton import backend as backends
 from akm_triton import modulation
 from akm_triton.borders import BORDERS
-from akm_triton.gaussian import check_dense, check_window
+from akm_triton.gaussian import check_dense, check_window, is_number
 from akm_triton.launch.problem import MAX_RADIUS
+from akm_triton.sharding import replicated
 from akm_triton.tracing import is_batched, sizes
 
 _HAS_TRITON = find_spec("triton") is not None
@@ -45,10 +46,18 @@ def _check_map(z: Tensor) -> torch.Size:
     return shape
 
 
-def _as_op_takes(name: str, x: Tensor, z: Tensor, of_map: torch.Size) -> Tensor:
+def _from_number(name: str, x: Any, z: Tensor) -> Tensor:
+    if not is_number(x):
+        raise TypeError(f"{name} must be a Tensor or a number, got {type(x).__name__}")
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    # filled on the device: for a copy to it the host would wait
+    return replicated(torch.full((1,), float(x), dtype=dtype, device=z.device), z)
+
+
+def _as_op_takes(name: str, x: Any, z: Tensor, of_map: torch.Size) -> Tensor:
     """r or s as (1|C,) or (N, C); raises for what does not belong to z, of shape ``of_map``."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(x).__name__}")
+        return _from_number(name, x, z)
     check_dense(name, x)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
@@ -114,7 +123,7 @@ def _autocast_dtype(z: Tensor, *parameters: Tensor) -> torch.dtype | None:
 
 
 def _apply(
-    z: Tensor, r: Tensor, s: Tensor | None, name: str, gaussian: str, border: str,
+    z: Tensor, r: Any, s: Any, name: str, gaussian: str, border: str,
     truncate: float | None, max_radius: int, backend: str | None,
 ) -> Tensor:  # fmt: skip
     """Check everything, then call the op. ``name`` is what the caller calls r; without s there is
@@ -140,8 +149,8 @@ def _apply(
 
 def modulate(
     z: Tensor,
-    r: Tensor,
-    s: Tensor,
+    r: Tensor | float,
+    s: Tensor | float,
     *,
     gaussian: str = "discrete",
     border: str = "symmetric",
@@ -160,8 +169,9 @@ def modulate(
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last
             on the PyTorch path); contiguous or channels_last, which the output keeps. Under
             autocast it is cast as the input of a convolution is; r and s are not.
-        r: σ = \|r\| in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``; N or C may be 1 for all.
-            The derivative by r is that of t = r², so it is 0 at r = 0. NaN or inf gives NaN.
+        r: σ = \|r\| in pixels; a number, or ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``, where N or C
+            may be 1 for all. The derivative by r is that of t = r², so it is 0 at r = 0. NaN or inf
+            gives NaN.
         s: gate before the sigmoid, shapes as ``r``.
         gaussian: ``"discrete"`` (variance exactly σ²) or ``"sampled"``, see ``gaussian_taps``.
         border: ``"symmetric"`` (d c b a | a b c d), ``"zeros"``, ``"replicate"``, ``"reflect"``
@@ -197,7 +207,7 @@ def modulate(
 
 def gaussian_blur(
     z: Tensor,
-    sigma: Tensor,
+    sigma: Tensor | float,
     *,
     gaussian: str = "discrete",
     border: str = "symmetric",
@@ -211,7 +221,7 @@ def gaussian_blur(
 
     Args:
         z: maps, as for ``modulate``.
-        sigma: standard deviation in pixels; ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``.
+        sigma: standard deviation in pixels; a number, or a tensor shaped as r there.
         gaussian, border, truncate, max_radius, backend: as for ``modulate``.
 
     Returns:
@@ -221,7 +231,7 @@ def gaussian_blur(
         >>> import torch
         >>> z = torch.zeros(1, 1, 7, 7)
         >>> z[..., 3, 3] = 1
-        >>> y = gaussian_blur(z, torch.tensor(1.0))
+        >>> y = gaussian_blur(z, 1.0)
         >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
         (True, 1.0)
     """
@@ -242,7 +252,7 @@ def warmup(z: Tensor, r: Tensor, s: Tensor, *, order: int = 1, **options: Any) -
     The arguments, their gradients and the random numbers stay as they are.
 
     Args:
-        z, r, s: as for ``modulate``; only shapes, strides, dtypes and devices matter.
+        z, r, s: tensors as for ``modulate``; only shapes, strides, dtypes and devices matter.
         order: of the highest derivative that will be captured; 0 for the forward alone.
         options: as for ``modulate``.
 

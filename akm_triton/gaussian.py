@@ -91,6 +91,11 @@ def _up_to(last: int, like: Tensor) -> Tensor:
     return replicated(torch.arange(last + 1, device=like.device), like)
 
 
+def is_number(x: object) -> bool:
+    """bool is none here."""
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
 def check_dense(name: str, x: Tensor) -> None:
     """Raise where x has no strides to read it by."""
     if x.layout is not torch.strided or x.is_nested:
@@ -106,7 +111,7 @@ def check_window(
     if gaussian not in FAMILIES:
         raise ValueError(f"gaussian must be one of {FAMILIES}, got {gaussian!r}")
     if truncate is not None:
-        if isinstance(truncate, bool) or not isinstance(truncate, numbers.Real):
+        if not is_number(truncate):
             raise TypeError(f"truncate must be None or a number, got {truncate!r}")
         truncate = float(truncate)
         if not truncate > 0:
@@ -125,7 +130,7 @@ def check_window(
 
 
 def gaussian_taps(
-    sigma: Tensor,
+    sigma: Tensor | float,
     max_radius: int = 15,
     *,
     gaussian: str = "discrete",
@@ -145,7 +150,7 @@ def gaussian_taps(
     any order, and tend to a box as σ grows; a σ far too large still has a gradient to return by.
 
     Args:
-        sigma: standard deviation in pixels, any shape, floating point. Only σ² enters.
+        sigma: standard deviation in pixels, any shape, floating point, or a number. Only σ² enters.
         max_radius: R, 1 to 255; taps beyond it are cut and the rest renormalised.
         gaussian: ``"discrete"`` or ``"sampled"``.
         truncate: also zero the taps beyond ``int(truncate * sigma)``; ``None`` keeps the window.
@@ -169,9 +174,11 @@ def gaussian_taps(
             gaussian_taps, (sigma,), sigma, max_radius, gaussian=gaussian, truncate=truncate
         )
         return overridden
+    if not isinstance(sigma, Tensor) and is_number(sigma):
+        sigma = torch.tensor(float(sigma))
     if not (isinstance(sigma, Tensor) and sigma.is_floating_point()):
         got = sigma.dtype if isinstance(sigma, Tensor) else type(sigma).__name__
-        raise TypeError(f"sigma must be a floating point Tensor, got {got}")
+        raise TypeError(f"sigma must be a floating point Tensor or a number, got {got}")
     check_dense("sigma", sigma)
     truncate, max_radius = check_window(gaussian, truncate, max_radius)
     r = _widened(sigma)

@@ -52,8 +52,15 @@ class _Modulated(nn.Module):
 
     def modulate(self, z: Tensor) -> Tensor:
         """Blur and gate ``z`` with this layer's r and s."""
+        return self.modulate_by(z, self.r, self.s)
+
+    def modulate_by(self, z: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """Blur and gate ``z`` with other r and s, and this layer's options."""
+        added = self._buffers.get("added_variance")  # by a SigmaSchedule
+        if added is not None:
+            r = _widened(r, added)
         return modulate(
-            z, self.r, self.s, gaussian=self.gaussian, border=self.border,
+            z, r, s, gaussian=self.gaussian, border=self.border,
             truncate=self.truncate, max_radius=self.max_radius,
         )  # fmt: skip
 
@@ -89,6 +96,13 @@ class _Modulated(nn.Module):
                 shape = getattr(self, name).shape
                 state_dict[prefix + name] = value.reshape(1).expand(shape).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _widened(r: Tensor, added: Tensor) -> Tensor:
+    """The σ of variance r² + ``added``. Where that is 0, σ is a millionth of a pixel, and its
+    derivative 0 as for r = 0: that of the root is infinite."""
+    r = r.to(torch.promote_types(r.dtype, torch.float32))
+    return (r * r + added).clamp(min=1e-12).sqrt()
 
 
 class Modulation2d(_Modulated):
@@ -141,11 +155,14 @@ class Modulation2d(_Modulated):
     def reset_parameters(self) -> None:
         self.reset_modulation()
 
-    def forward(self, z: Tensor) -> Tensor:
+    def check_channels(self, z: Tensor) -> None:
         if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
             shape = sizes(z)
             if len(shape) in (3, 4) and shape[-3] != self.channels:
                 raise ValueError(f"z must have {self.channels} channels, got shape {tuple(shape)}")
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.check_channels(z)
         return self.modulate(z)
 
     def extra_repr(self) -> str:

@@ -17,7 +17,7 @@ from akm_triton import backend as backends
 from akm_triton import flops, gated_taps, ops, sharding
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads
-from akm_triton.tracing import in_onnx_trace, is_plain, is_recorded
+from akm_triton.tracing import in_onnx_trace, is_plain, is_recorded, untracked
 
 
 def modulate(
@@ -38,7 +38,8 @@ def modulate(
     taps_of = gated_taps.fused if backend == "triton" else gated_taps.plain
     t = taps_of(r, s, *window)
     if plain and not is_recorded(z, t) and not torch.is_autocast_enabled(z.device.type):
-        y = backends.get(backend).blur(z, t, border, False)
+        with untracked():
+            y = backends.get(backend).blur(z, t, border, False)
         return y
     if not torch.compiler.is_compiling():
         if in_onnx_trace():

@@ -23,6 +23,10 @@ if TRIED:
     from torch._subclasses.functional_tensor import FunctionalTensor
     from torch.utils._python_dispatch import _disable_current_modes
 
+untracked: Any = torch._C._AutoDispatchBelowADInplaceOrView if TRIED else contextlib.nullcontext
+"""What an op returns from inside is a map of its own, even where it was the view of another inside:
+PyTorch forbids most in-place changes of such a view, as by ``nn.ReLU(inplace=True)``."""
+
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 """No subclass, which may be anything."""
 

@@ -18,6 +18,7 @@ LEVELS = (
     ("akm_triton",),  # the public names
     ("akm_triton.meta",),
     ("akm_triton.tuning", "akm_triton.surgery"),
+    ("akm_triton.conditioned",),
     ("akm_triton.layers",),
     ("akm_triton.functional",),
     ("akm_triton.modulation",),
@@ -167,5 +168,12 @@ def test_importing_the_package_imports_little_else() -> None:
     names = done.stdout.split()[1:]
     assert "akm_triton.layers" in names
     assert len(names) < 60, names
-    heavy = ("torch._dynamo", "torch.export", "torch.distributed.tensor", "triton", "sympy")
+    heavy = (
+        "torch._dynamo",
+        "torch.export",
+        "torch.distributed.tensor",
+        "triton",
+        "sympy",
+        "matplotlib",
+    )
     assert [n for n in names if n.startswith(heavy)] == []

@@ -223,6 +223,24 @@ def test_r_and_s_of_different_shapes(shapes: tuple[tuple[int, ...], ...]) -> Non
     np.testing.assert_allclose(akm.modulate(z, r, s).numpy(), wanted, atol=1e-12)
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("of_each", [True, False], ids=["each sample", "all samples"])
+def test_the_result_may_be_changed_in_place(of_each: bool, samples: int, grad: bool) -> None:
+    """As by ``nn.ReLU(inplace=True)``; a view, which PyTorch would not let change, is no result."""
+    z = random(samples, 3, 8, 8, dtype=torch.float32).requires_grad_()
+    r = torch.ones((samples, 3) if of_each else 3, requires_grad=True)
+    scale = torch.tensor(2.0, requires_grad=True)
+    results = []
+    for change in (Tensor.mul_, torch.mul):
+        with torch.set_grad_enabled(grad):
+            y = akm.modulate(z, r, torch.zeros(3))
+        y = change(y, scale)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [z, r] if grad else [scale])))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_inf_in_r_give_nan(value: float) -> None:
     y = akm.modulate(random(1, 2, 5, 5), torch.tensor([value, 1.0]).double(), torch.zeros(2))
@@ -395,7 +413,8 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (dict(z=Z.to_mkldnn()), TypeError, r"z must be a dense tensor, got layout mkldnn"),
     (dict(s=ONE.to_sparse()), TypeError, r"s must be a dense tensor, got layout sparse_coo"),
     (dict(r=torch.ones(2, 2)), ValueError, r"r must have shape .* got \(2, 2\)"),
-    (dict(r=1.0), TypeError, r"r must be a Tensor, got float"),
+    (dict(r="1"), TypeError, r"r must be a Tensor or a number, got str"),
+    (dict(s=True), TypeError, r"s must be a Tensor or a number, got bool"),
     (dict(r=ONE.int()), TypeError, r"r must be floating point, got torch.int32"),
     (dict(r=torch.ones(4)), ValueError, r"r must have shape .*\(3,\) or \(2, 3\).* got \(4,\)"),
     (dict(s=torch.ones(3, 3)), ValueError, r"s must have shape .* got \(3, 3\)"),
@@ -426,6 +445,28 @@ def test_refusals(change: dict[str, Any], error: type[Exception], message: str) 
     arguments: dict[str, Any] = dict(z=Z, r=ONE, s=ONE) | change
     with pytest.raises(error, match=message):
         akm.modulate(arguments.pop("z"), arguments.pop("r"), arguments.pop("s"), **arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_number_serves_all_channels(dtype: torch.dtype) -> None:
+    z = random(2, 3, 6, 7, dtype=dtype)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    r, s = torch.full((3,), 0.7, dtype=exact), torch.full((2, 3), -1.0, dtype=exact)
+    closeness = dict(rtol=1e-12, atol=1e-12) if dtype == torch.float64 else {}
+    for found, wanted in (
+        (akm.modulate(z, 0.7, s), akm.modulate(z, r, s)),
+        (akm.modulate(z, r, -1), akm.modulate(z, r, s)),
+        (akm.modulate(z, np.float64(0.7), -1.0), akm.modulate(z, r, s)),
+        (akm.gaussian_blur(z[0], -0.7), akm.gaussian_blur(z[0], r)),
+        (akm.gaussian_taps(0.7), akm.gaussian_taps(torch.tensor(0.7))),
+    ):
+        torch.testing.assert_close(found, wanted, **closeness)
+    assert akm.gaussian_blur(z, math.inf).isnan().all()
+
+
+def test_an_r_of_each_sample_serves_all_its_channels() -> None:
+    z, r = random(2, 3, 6, 7), torch.tensor([[0.5], [1.5]])
+    assert torch.equal(akm.gaussian_blur(z, r), akm.gaussian_blur(z, r.expand(2, 3)))
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

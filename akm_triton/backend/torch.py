@@ -1,4 +1,4 @@
-"""The ops in plain PyTorch, on any device, as convolutions or as matrix products.
+"""The ops in plain PyTorch, on any device: as convolutions, matrix products, or in cosines.
 
 z is (N, C, H, W) with any strides; the taps t = [a, b] are (2, 1|C, R+1) or (2, N, C, R+1), centre
 tap first.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from akm_triton.backend import convolution, products
+from akm_triton.backend import convolution, products, spectral
 from akm_triton.backend.layout import format_as, has_constant_size, is_channels_last
 
 
@@ -27,6 +27,9 @@ def _blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool) -> Tensor
     if _convolves(z, a, b, border, grads=False):
         x, a, b = _lifted(z, a, b)
         return format_as(z, convolution.blur(x, a, b, border))
+    if _in_cosines(z, a, b, border):
+        x, a, b = _lifted(z, a, b)
+        return format_as(z, spectral.blur(x, a, b))
     return products.blur(z, a, b, border, adjoint)
 
 
@@ -43,6 +46,9 @@ def tap_grads(g: Tensor, z: Tensor, t: Tensor, border: str) -> Tensor:
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
         return torch.stack(convolution.tap_grads(g, x, la, lb, border)).to(a.dtype)
+    if _in_cosines(z, a, b, border):
+        x, g, la, lb = _lifted(z, g, a, b)
+        return torch.stack(spectral.tap_grads(g, x, la, lb)).to(a.dtype)
     return torch.stack(products.tap_grads(g, z, a, b, border))
 
 
@@ -52,6 +58,10 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
     if _convolves(z, a, b, border, grads=True):
         x, g, la, lb = _lifted(z, g, a, b)
         dz, *grads = convolution.blur_backward(g, x, la, lb, border)
+        return format_as(z, dz), torch.stack(grads).to(a.dtype)
+    if _in_cosines(z, a, b, border):
+        x, g, la, lb = _lifted(z, g, a, b)
+        dz, *grads = spectral.blur_backward(g, x, la, lb)
         return format_as(z, dz), torch.stack(grads).to(a.dtype)
     dz, *grads = products.blur_backward(g, z, a, b, border)
     return dz, torch.stack(grads)
@@ -72,6 +82,14 @@ def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> boo
         return 2 * radius <= side
     few = radius <= (1 if grads else convolution.FEW) and 8 * radius <= side
     return few or (side >= 48 and (4 if grads else 3) * radius <= side)
+
+
+def _in_cosines(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
+    """The rule, measured likewise: maps 7² to 112²."""
+    if z.device.type != "cpu" or not spectral.serves(z, a, b, border):
+        return False
+    h, w = z.shape[2:]
+    return isinstance(h, int) and isinstance(w, int) and h * w <= 256  # a symbol is no size yet
 
 
 def _lifted(z: Tensor, *others: Tensor) -> list[Tensor]:

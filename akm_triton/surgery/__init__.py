@@ -1,1 +1,1 @@
-"""Whole networks: what puts modulation into one, takes it out again and reads it."""
+"""Whole networks: modulation put into one and taken out, what training asks, what it learned."""

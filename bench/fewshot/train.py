@@ -77,7 +77,11 @@ def run(
         model, settings.algorithm, settings.adapt, settings.inner_lr, settings.modulation_lr,
         settings.inner_steps,
     )  # fmt: skip
-    optimizer = torch.optim.Adam(_groups(learner, settings), lr=settings.lr)
+    groups = akm.parameter_groups(
+        learner, lr=settings.lr, weight_decay=0.0,
+        modulation_lr=settings.lr * settings.modulation_boost,
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
     sampler = _sampler(data.train, settings, data, settings.seed)
     parts = {
@@ -192,18 +196,6 @@ def _part(episodes: Episode, rank: int, ranks: int, device: torch.device) -> Epi
     (xs, ys), (xq, yq) = episodes
     xs, ys, xq, yq = (x[rank::ranks].to(device) for x in (xs, ys, xq, yq))
     return (xs, ys), (xq, yq)
-
-
-def _groups(learner: Learner, settings: RunSettings) -> list[dict[str, Any]]:
-    modulation = {f"model.{name}" for name in akm.modulation_names(learner.model)}
-    named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for name, p in named if name not in modulation]},
-        {
-            "params": [p for name, p in named if name in modulation],
-            "lr": settings.lr * settings.modulation_boost,
-        },
-    ]
 
 
 def _listed(values: Tensor) -> list[float]:
