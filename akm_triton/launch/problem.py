@@ -7,7 +7,7 @@ from typing import NamedTuple
 from akm_triton.borders import SELF_ADJOINT
 
 MAX_RADIUS = 31
-"""The longest radius the kernels take: a halo must fit a block of rows."""
+"""The longest radius the kernels take: the rows beside a block are 16 or 32."""
 
 OPS = (
     "blur", "blur_adjoint", "blur_pair", "blur_pair_adjoint", "blur_backward", "tap_grads",
