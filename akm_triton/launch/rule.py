@@ -229,7 +229,8 @@ def _long_last(problem: Problem) -> Config:
     return tile(problem, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
 
 
-# by whether elements have 16 bits, and whether channels come last
+# By whether elements have 16 bits and whether channels come last. Gradients have several launches:
+# each set of outputs, dz, da and db named by their last letter, with its tiles.
 _BLUR = {
     (True, False): _half_blur,
     (True, True): _half_blur_last,

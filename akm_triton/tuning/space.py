@@ -14,8 +14,8 @@ from akm_triton.launch.rule import rule
 
 PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)
-NUM_WARPS = (2, 4, 8, 16)
-NUM_STAGES = (2, 3, 4)
+NUM_WARPS = (1, 2, 4, 8, 16)
+NUM_STAGES = (1, 2, 3, 4)
 REGISTERS = (0, 96, 128, 168)
 PROGRAMS_PER_SM = (1, 2, 4, 8, 12)
 
