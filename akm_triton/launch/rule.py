@@ -119,7 +119,7 @@ def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
     else:
         rows = 32 if device.warpgroup else 16
         maps = a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=2)
-    if device.capability == 90 and problem.h > 32:  # by wgmma, which sums in fewer registers
+    if device.capability == 90 and problem.h > 32:  # by wgmma
         stages = 2 if problem.h <= 64 else 1
         last = a((1, 64, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
     else:
@@ -188,7 +188,9 @@ def _float32_blur_last(problem: Problem, device: Device) -> Config:
         return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=_stages(device))
     if not problem.long_radius:
         out_w = 32 if _wraps(problem, 64) else None
-        rows = 16 if problem.pair and problem.asymmetric else 32
+        rows = 16 if problem.pair else 32
+        if device.capability == 90 and not (problem.pair or problem.asymmetric):
+            rows = 64  # by wgmma
         return a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1)
     return _long_last(problem)
 
@@ -211,7 +213,8 @@ def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Confi
         return {"zb": tiles, "a": tiles}
     if not problem.long_radius:
         out_w = 32 if _wraps(problem, 64) else None
-        rows = 32 if device.warpgroup else 16
+        registers_left = device.warpgroup and problem.border in ("symmetric", "zeros")
+        rows = 32 if registers_left else 16
         return {
             "zb": a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1),
             "a": a((4, 16, 64), num_warps=4, out_w=32, programs_per_sm=2, num_stages=1),
