@@ -177,7 +177,7 @@ def grad_kernel(
             store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE)
 
     R: tl.constexpr = MAP.RADIUS
-    n = columns_of(tl.arange(0, triton.next_power_of_2(R + 1)), PLANES)
+    n = columns_of(tl.arange(0, 16 if R < 16 else 32), PLANES)  # as in ``taps_rounding``
     taps = ((split * TILE.STRIPS + strip).to(tl.int64) * C + c) * (R + 1) + n
     mask_n = mask_c & (n <= R)
     if NEED_DA:
