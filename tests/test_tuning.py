@@ -128,6 +128,14 @@ def test_the_rule_always_answers_and_always_the_same(problem: Problem, device: D
     assert from_json(json.loads(json.dumps(to_json(plan))), problem) == plan
 
 
+def test_the_rule_answers_for_maps_that_are_about_as_large_as_the_window() -> None:
+    borders = ("symmetric", "reflect", "circular")
+    for op, border, itemsize, last in product(OPS, borders, (2, 4), (False, True)):
+        for radius, h, w in product((9, 17, 23, 31), (1, 16, 20, 31, 33), (16, 20, 33, 65, 129)):
+            problem = Problem(op, 4, 3, h, w, radius, border, itemsize, last)
+            check(rule(problem, H200), problem)
+
+
 @settings(max_examples=40, deadline=None)
 @given(problems, st.sampled_from(DEVICES))
 def test_candidates_and_their_variations_are_plans(problem: Problem, device: Device) -> None:

@@ -8,6 +8,7 @@ own for each block fill first, or shared memory, of which each stage of the pipe
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, tile
@@ -46,8 +47,15 @@ def _wraps(problem: Problem, block_w: int) -> bool:
     return problem.border == "circular" and problem.w > block_w
 
 
+def _tile(problem: Problem, shape: tuple[int, int, int], **more: Any) -> Config:
+    """``tile``, but with all rows in a block where those beside it would be folded twice."""
+    planes, rows, columns = shape
+    rows = 32 if problem.h <= problem.radius else rows
+    return tile(problem, (planes, rows, columns), **more)
+
+
 def _half_blur(problem: Problem, device: Device) -> Config:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return a((1, 16, 16), num_warps=1, programs_per_sm=16)
@@ -63,7 +71,7 @@ def _half_blur(problem: Problem, device: Device) -> Config:
 
 
 def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((1, 16, 16), num_warps=1, programs_per_sm=16)}
@@ -84,7 +92,7 @@ def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
 
 
 def _float32_blur(problem: Problem, device: Device) -> Config:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return a((2, 16, 16), num_warps=1, programs_per_sm=16)
@@ -100,7 +108,7 @@ def _float32_blur(problem: Problem, device: Device) -> Config:
 
 
 def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((4, 16, 16), num_warps=2, programs_per_sm=4)}
@@ -128,7 +136,7 @@ def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
 
 
 def _half_blur_last(problem: Problem, device: Device) -> Config:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     if problem.longest_side <= 16:
         return a((16, 16, 16), num_warps=8 if problem.pair else 4, programs_per_sm=2)
     if problem.longest_side <= 32 and problem.radius <= 16:
@@ -154,7 +162,7 @@ def _half_blur_last(problem: Problem, device: Device) -> Config:
 
 
 def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((16, 16, 16), num_warps=4, programs_per_sm=2)}
@@ -176,7 +184,7 @@ def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
 
 
 def _float32_blur_last(problem: Problem, device: Device) -> Config:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     if problem.longest_side <= 16:
         return a((8, 16, 16), num_warps=4, programs_per_sm=3)
     if problem.longest_side <= 32 and problem.radius <= 16:
@@ -196,7 +204,7 @@ def _float32_blur_last(problem: Problem, device: Device) -> Config:
 
 
 def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(tile, problem)
+    a = partial(_tile, problem)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((8, 16, 16), num_warps=4, programs_per_sm=2, num_stages=stages)}
@@ -224,12 +232,11 @@ def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Confi
 
 def _long_last(problem: Problem) -> Config:
     """Of a window so wide that a tile of several channels fits no multiprocessor."""
-    planes, rows = 2 if problem.is_16bit else 1, 32 if problem.h <= 32 else 16
     block_w, out_w = 64 if problem.radius <= 24 else 128, 16
     if problem.pair and block_w == 128:
         out_w = 32
-    shape = planes, rows, block_w
-    return tile(problem, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
+    shape = 2 if problem.is_16bit else 1, 32 if problem.h <= 32 else 16, block_w
+    return _tile(problem, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
 
 
 # By whether elements have 16 bits and whether channels come last. Gradients have several launches:
