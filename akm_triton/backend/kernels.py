@@ -37,6 +37,7 @@ from akm_triton.backend.toeplitz import (
     rescaled,
     row_operand,
     row_sums,
+    tap_numbers,
     taps_rounding,
 )
 
@@ -177,7 +178,7 @@ def grad_kernel(
             store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE)
 
     R: tl.constexpr = MAP.RADIUS
-    n = columns_of(tl.arange(0, 16 if R < 16 else 32), PLANES)  # as in ``taps_rounding``
+    n = tap_numbers(R, PLANES)
     taps = ((split * TILE.STRIPS + strip).to(tl.int64) * C + c) * (R + 1) + n
     mask_n = mask_c & (n <= R)
     if NEED_DA:

@@ -84,7 +84,8 @@ def zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr):
 
 @triton.jit
 def zeros_by_tile(TILE: tl.constexpr):
-    """Accumulators of (rows of the tile, rows of each of ``load_tiles``)."""
+    """Accumulators of (rows of the tile, rows of each of ``load_tiles``), of several planes
+    transposed, as ``row_product`` sums them."""
     at = zeros(TILE.BLOCK_H, TILE.BLOCK_H, TILE.PLANES)
     if TILE.HALO_H == 0:
         return (at,)

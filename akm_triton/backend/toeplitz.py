@@ -80,6 +80,13 @@ def power_of_two(x):
 
 
 @triton.jit
+def tap_numbers(RADIUS: tl.constexpr, PLANES: tl.constexpr):
+    """0 to RADIUS and beyond; 16 of them at least: with fewer, several planes are laid out so that
+    registers spill."""
+    return columns_of(tl.arange(0, 16 if RADIUS < 16 else 32), PLANES)
+
+
+@triton.jit
 def sum_of_taps(x, PLANES: tl.constexpr):
     """The sum for each plane: of one plane a scalar, which takes the fewest registers."""
     return tl.sum(x) if PLANES == 1 else tl.sum(x, 2, keep_dims=True)
@@ -92,8 +99,7 @@ def taps_rounding(
 ):  # fmt: skip
     """(scale, centre): the power of two by which T, or with TRANSPOSED Tᵀ, is divided, and the
     error of the side taps where they are scaled and rounded to DTYPE."""
-    # 16 at least: with fewer, several planes are laid out so that registers spill
-    n = columns_of(tl.arange(0, 16 if MAP.RADIUS < 16 else 32), PLANES)
+    n = tap_numbers(MAP.RADIUS, PLANES)
     taps = tl.load(taps_ptr + n, mask=n <= MAP.RADIUS, other=0.0)
     scale = 1.0
     if DTYPE == tl.float16:
@@ -237,6 +243,12 @@ def row_product(v, z, da, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def upright(da):
+    """What ``row_product`` summed, not transposed."""
+    return da if len(da.shape) == 2 else transpose(da)
+
+
+@triton.jit
 def column_products(v, z, da, PRECISION: tl.constexpr):
     """``row_product`` of each of the tiles."""
     at = row_product(v, z[0], da[0], PRECISION)
@@ -253,12 +265,11 @@ def column_products(v, z, da, PRECISION: tl.constexpr):
 @triton.jit
 def column_sums(da, i, n, MAP: tl.constexpr, TILE: tl.constexpr):
     """∂F/∂a from ∂F/∂T_a by each of ``load_tiles``."""
-    at = da[0] if len(da[0].shape) == 2 else transpose(da[0])
+    at = upright(da[0])
     if len(da) == 1:
         return tap_sums(at, i, n, 0, 0, MAP.H, MAP.H, MAP.BORDER)
     else:
-        above = da[1] if len(da[1].shape) == 2 else transpose(da[1])
-        below = da[2] if len(da[2].shape) == 2 else transpose(da[2])
+        above, below = upright(da[1]), upright(da[2])
         sums = diagonal_sums(at, i + n, i + n < TILE.BLOCK_H)
         sums += diagonal_sums(below, i + n - TILE.BLOCK_H, i + n >= TILE.BLOCK_H)
         sums += diagonal_sums(at, i - n, (n > 0) & (i - n >= 0))

@@ -88,8 +88,7 @@ def _in_cosines(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
     """The rule, measured likewise: maps 7² to 112²."""
     if z.device.type != "cpu" or not spectral.serves(z, a, b, border):
         return False
-    h, w = z.shape[2:]
-    return isinstance(h, int) and isinstance(w, int) and h * w <= 256  # a symbol is no size yet
+    return has_constant_size(z) and z.shape[2] * z.shape[3] <= 256
 
 
 def _lifted(z: Tensor, *others: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from akm_triton.surgery.places import (
     Place,
     Start,
     channels_of,
+    check_module,
     check_simple,
     names,
     places,
@@ -132,8 +133,7 @@ def convert(
         >>> revert(block)
         ['1', '2']
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    check_module(model)
     if where not in WHERE:
         raise ValueError(f"where must be one of {WHERE}, got {where!r}")
     if isinstance(min_channels, bool) or not isinstance(min_channels, numbers.Integral):
@@ -265,8 +265,7 @@ def revert(model: nn.Module) -> list[str]:
         >>> revert(layers), type(layers[0]) is nn.Conv2d
         (['0'], True)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    check_module(model)
     named = names(model)
     converted = [place for place in places(model) if "start" in vars(place.holder)]
     check_simple(converted, named)

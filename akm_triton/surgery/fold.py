@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import AKMConv2d, Modulation2d
-from akm_triton.surgery.places import Place, check_simple, names, places, take_out
+from akm_triton.surgery.places import Place, check_module, check_simple, names, places, take_out
 
 OPEN = 40.0
 """An s whose gate is 1, in every dtype."""
@@ -61,8 +61,7 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
           (1): ReLU()
         )
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    check_module(model)
     if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real):
         raise TypeError(f"tolerance must be a number, got {tolerance!r}")
     if not 0 <= tolerance < 1:

@@ -106,6 +106,11 @@ def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
             raise ValueError(f"{name} has {', '.join(modulation._buffers)}; remove schedules first")
 
 
+def check_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+
+
 def names(model: nn.Module) -> dict[nn.Module, list[str]]:
     """Every module once, in the model's order, with all its names. A norm has those of the
     ``Modulated`` in its place."""

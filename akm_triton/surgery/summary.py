@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from akm_triton.layers import AKMConv2d, Modulation2d
 from akm_triton.surgery.field import fields
+from akm_triton.surgery.places import check_module
 
 NARROW = 0.1
 """In pixels: a σ below it blurs next to nothing."""
@@ -87,8 +88,7 @@ def _cells(layer: LayerSummary) -> tuple[str, ...]:
 
 def layers_of(model: nn.Module) -> list[tuple[str, AKMConv2d | Modulation2d]]:
     """The AKM layers, each once, by name."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    check_module(model)
     kinds = AKMConv2d, Modulation2d
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from akm_triton.layers import modulation_names
+from akm_triton.surgery.places import check_module
 from akm_triton.surgery.summary import layers_of
 
 
@@ -47,8 +48,7 @@ def parameter_groups(
         >>> [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups]
         [(4, 0.001, 0.05), (2, 0.01, 0.0)]
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    check_module(model)
     names = set(modulation_names(model))
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return [
