@@ -40,9 +40,7 @@ def frequency_response(model: nn.Module) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    layers = layers_of(model)
-    if not layers:
-        raise ValueError("model has no AKM layer")
+    layers = layers_of(model, required=True)
     columns = min(len(layers), 4)
     rows = -(-len(layers) // columns)
     figure = Figure(figsize=(0.5 + 2 * columns, 0.5 + 1.6 * rows), layout="constrained")

@@ -56,9 +56,7 @@ class SigmaSchedule:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps: int = int(steps)
         self.taken: int = 0
-        layers = layers_of(model)
-        if not layers:
-            raise ValueError("model has no AKM layer")
+        layers = layers_of(model, required=True)
         for name, layer in layers:
             if "added_variance" in layer._buffers:
                 raise ValueError(f"layer {name!r} has a schedule already; remove it first")

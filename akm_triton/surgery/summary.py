@@ -86,11 +86,16 @@ def _cells(layer: LayerSummary) -> tuple[str, ...]:
     )
 
 
-def layers_of(model: nn.Module) -> list[tuple[str, AKMConv2d | Modulation2d]]:
-    """The AKM layers, each once, by name."""
+def layers_of(
+    model: nn.Module, *, required: bool = False
+) -> list[tuple[str, AKMConv2d | Modulation2d]]:
+    """The AKM layers, each once, by name; ``required`` raises where there is none."""
     check_module(model)
     kinds = AKMConv2d, Modulation2d
-    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]
+    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]
+    if required and not found:
+        raise ValueError("model has no AKM layer")
+    return found
 
 
 def _learned(name: str, layer: AKMConv2d | Modulation2d) -> LayerSummary:

@@ -80,7 +80,4 @@ def sigma_penalty(model: nn.Module) -> Tensor:
         >>> round(sigma_penalty(model).item(), 3)
         0.3
     """
-    layers = layers_of(model)
-    if not layers:
-        raise ValueError("model has no AKM layer")
-    return torch.cat([layer.sigma for _, layer in layers]).mean()
+    return torch.cat([layer.sigma for _, layer in layers_of(model, required=True)]).mean()
