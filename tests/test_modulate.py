@@ -178,7 +178,11 @@ def test_gain_and_adjoint(border: str, h: int, w: int, radius: int, sigma: float
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [14, 56])
-def test_half_precision_is_no_worse_than_eager(size: int, dtype: torch.dtype) -> None:
+def test_half_precision_is_no_worse_than_eager(
+    size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # its float16 convolution of 31 columns never returns on CPUs with AVX512-FP16 (PyTorch 2.13)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     options: dict[str, Any] = dict(
         gaussian="discrete", border="symmetric", truncate=None, max_radius=15
     )
