@@ -75,9 +75,7 @@ def _point(
     device = describe(setting.device)
     copies = min(64, -(-ROTATED // problem.bytes)) if setting.cuda else 2
     work = Workload(problem, setting.device, copies, dtype)
-    plan = choice.choose(problem, device).plan
-    cfg = plan[0].config
-    programs = cfg.programs(c) * cfg.splits(problem, device)
+    programs = choice.choose(problem, device).grids[0].programs
     sigma = torch.linspace(1.0, 2.5, c, device=setting.device)
     makers: dict[str, Callable[[int], timing.Call]] = {
         providers.OURS.name: lambda turn: lambda: work.run(turn=turn),

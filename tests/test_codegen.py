@@ -30,6 +30,9 @@ def assert_sound(rows: list[codegen.Row]) -> None:
         limit = codegen.SHARED_LIMIT[int(row.target.removeprefix("sm_"))]
         assert row.spills == 0, row
         assert row.shared_bytes <= limit, row
+        if row.kernel.startswith("sliding"):
+            assert row.tensor_core_ops == 0, row
+            assert row.widest_load_bytes >= (16 if row.layout == "nchw" else 4), row
         if row.kernel.startswith(("blur", "grad")):
             assert row.tensor_core_ops > 0, row
             if row.layout == "nchw":
@@ -90,6 +93,16 @@ def test_other_targets(case: tuple[str, int], target: int) -> None:
 @pytest.mark.parametrize("radius", [3, 31])
 def test_other_radii(radius: int, size: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), ("bfloat16",), ("nchw",), (size,), (radius,))))
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("target", (HOPPER, *OTHERS))
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("radius", [3, pytest.param(7, marks=pytest.mark.whole)])
+def test_windows_that_slide(radius: int, layout: str, target: int) -> None:
+    rows = list(codegen.table((target,), ("float32",), (layout,), (56,), (radius,)))
+    assert {x.kernel.split("(")[0] for x in rows} >= {"sliding_blur_kernel", "sliding_grad_kernel"}
+    assert_sound(rows)
 
 
 @pytest.mark.sampled

@@ -39,6 +39,7 @@ from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, check, from_json, grids, tile, to_json
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
 from akm_triton.launch.rule import rule
+from akm_triton.launch.sliding import Sliding
 from akm_triton.tuning import __main__ as command
 from akm_triton.tuning import clock, session, space, tuner
 from akm_triton.tuning.traffic import traffic
@@ -72,6 +73,11 @@ def assert_covers(plan: Plan, problem: Problem) -> None:
     h, w, radius = problem.h, problem.w, problem.radius
     for step in plan:
         cfg = step.config
+        if isinstance(cfg, Sliding):
+            assert 1 <= radius < min(h, w) and not (problem.pair or problem.asymmetric)
+            if cfg.lanes(problem).VECTOR > 1:  # beside the map are whole groups of its columns
+                assert w % cfg.lanes(problem).VECTOR == 0 and problem.border != "reflect"
+            continue
         written: list[int] = []
         for strip in range(cfg.strips):
             if cfg.out_w == cfg.block_w:
@@ -105,13 +111,17 @@ def assert_shares(plan: Plan, problem: Problem, device: Device) -> None:
     """Every tile of every image by one program of a strip, and by none twice."""
     for grid in grids(plan, problem, device):
         cfg = grid.launch.config
+        groups = -(-problem.c // cfg.planes)
+        assert grid.programs == grid.splits * grid.strips * groups < 2**31
+        if isinstance(cfg, Sliding):
+            assert grid.splits == problem.n * -(-problem.h // cfg.rows)
+            assert (grid.strips - 1) * 4 * cfg.groups < problem.w <= grid.strips * 4 * cfg.groups
+            continue
         blocks = -(-problem.h // cfg.block_h)
         split = np.arange(grid.splits)
         count = grid.share + (split < grid.extra)
         first = np.concatenate([[0], count.cumsum()])
         assert (count >= 1).all() and first[-1] == problem.n * blocks
-        groups = -(-problem.c // cfg.planes)
-        assert grid.programs == grid.splits * cfg.strips * groups < 2**31
         if problem.per_sample:  # a program has the taps of one image
             assert (first[:-1] // blocks == (first[1:] - 1) // blocks).all()
             assert grid.splits % problem.n == 0  # as the partial gradients are summed
@@ -145,9 +155,10 @@ def test_candidates_and_their_variations_are_plans(problem: Problem, device: Dev
     assert efforts == sorted(efforts)
     for plan in found:
         assert_covers(plan, problem)
-    if found:
-        others = list(space.variations(found[0], problem))
-        assert others and found[0] not in others
+    tiled = [plan for plan in found if not isinstance(plan[0].config, Sliding)]
+    if tiled:
+        others = list(space.variations(tiled[0], problem))
+        assert others and tiled[0] not in others
         for plan in others:
             assert_covers(plan, problem)
             assert_shares(plan, problem, device)
@@ -249,6 +260,43 @@ def test_what_is_no_plan_is_refused(found: Any, message: str) -> None:
     assert from_json(changed(), BLUR)
     with pytest.raises(ValueError, match=message):
         from_json(found, BLUR)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(planes=3), "planes must be a power of two, at most 64, got 3"),
+        (dict(groups=128), "groups must be a power of two, at most 64, got 128"),
+        (dict(rows=0), "rows must be 1 to 112, got 0"),
+        (dict(rows=113), "rows must be 1 to 112, got 113"),
+        (dict(rows=2.0), r"rows must be 1 to 112, got 2\.0"),
+        (dict(num_warps=True), "num_warps must be a power of two, at most 8, got True"),
+        (dict(num_stages=2), "not a plan"),
+    ],
+)
+def test_no_sliding_plan_is_refused(change: dict[str, Any], message: str) -> None:
+    (step,) = to_json((Launch(Sliding(4, 32, 112), dz=True),))
+    assert from_json([step], BLUR)
+    with pytest.raises(ValueError, match=message):
+        from_json([{**step, **change}], BLUR)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (BLUR._replace(op="blur_pair"), "a pair of taps"),
+        (BLUR._replace(op="blur_adjoint", border="reflect"), "the border 'reflect'"),
+        (BLUR._replace(op="blur_backward", border="replicate"), "the border 'replicate'"),
+        (BLUR._replace(radius=16), "a radius of 16, of 1 to 15"),
+        (BLUR._replace(w=15), "112×15 maps with a radius of 15"),
+    ],
+)
+def test_what_no_window_slides_over_is_refused(problem: Problem, message: str) -> None:
+    plan = (Launch(Sliding(4, 32, 112), **dict.fromkeys(problem.outputs, True)),)
+    with pytest.raises(ValueError, match=message):
+        check(plan, problem)
+    proposed, _ = space.candidates(problem, H200)
+    assert not any(isinstance(launch.config, Sliding) for plan in proposed for launch in plan)
 
 
 json_values = st.recursive(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from akm_triton.backend import kernels, tap_kernels
+from akm_triton.backend import kernels, sliding, tap_kernels
 from akm_triton.backend.launcher import (
     INTERPRET,
     Launcher,
@@ -145,18 +145,19 @@ def _blur_launcher(
 def _blur_launch(z: Tensor, y: Tensor, t: Tensor, grid: Grid) -> Launcher:
     """Of (z, y, t), or of (z, y, t, v) for the sum over (a, d) and (c, b)."""
     other = 3 if grid.problem.pair else 2
-    return Launcher(
-        kernels.blur_kernel, grid.programs,
-        (
-            Pointer(0), *_strides(z),
-            Pointer(1), *_strides(y),
-            Pointer(2, 0), *_tap_strides(t),
-            Pointer(other, 1), *_tap_strides(t),
-            Pointer(other, 0), Pointer(2, 1),
-            grid.problem.c, grid.share, grid.extra,
-        ),
-        dict(PAIR=grid.problem.pair, **grid.constants),
+    maps_and_taps = (
+        Pointer(0), *_strides(z),
+        Pointer(1), *_strides(y),
+        Pointer(2, 0), *_tap_strides(t),
+        Pointer(other, 1), *_tap_strides(t),
     )  # fmt: skip
+    c = grid.problem.c
+    if grid.sliding:
+        return Launcher(
+            sliding.sliding_blur_kernel, grid.programs, (*maps_and_taps, c), grid.constants
+        )
+    more = Pointer(other, 0), Pointer(2, 1), c, grid.share, grid.extra
+    return Launcher(kernels.blur_kernel, grid.programs, (*maps_and_taps, *more), grid.constants)
 
 
 # blur_backward and tap_grads
@@ -205,12 +206,12 @@ _Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def _grad_step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grid: Grid) -> _Step:
-    launch, cfg, problem = grid.launch, grid.launch.config, grid.problem
+    launch, problem = grid.launch, grid.problem
     if not (launch.da or launch.db):
         return _map_step(_blur_launch(g, dz, t, grid))
     which = slice(0 if launch.da else 1, 2 if launch.db else 1)
     count = which.stop - which.start
-    shape = (count, grid.splits, cfg.strips, problem.c, problem.radius + 1)
+    shape = (count, grid.splits, grid.strips, problem.c, problem.radius + 1)
     whole = (count, *t.shape[1:])
     complete = math.prod(shape) == math.prod(whole)  # there are no partial gradients to sum
     gradients = _grad_launch(g, z, dz, t, count, grid)
@@ -243,19 +244,19 @@ def _map_step(blur: Launcher) -> _Step:
 def _grad_launch(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, count: int, grid: Grid) -> Launcher:
     """Of (g, z, dz, t, partial), with partial gradients of so many taps."""
     written = (Pointer(2), *_strides(dz)) if grid.launch.dz else (Pointer(1), *_strides(z))
-    return Launcher(
-        kernels.grad_kernel, grid.programs,
-        (
-            Pointer(0), *_strides(g),
-            Pointer(1), *_strides(z),
-            *written,
-            Pointer(3, 0), *_tap_strides(t),
-            Pointer(3, 1), *_tap_strides(t),
-            Pointer(4, 0), Pointer(4, count - 1),
-            grid.problem.c, grid.share, grid.extra,
-        ),
-        grid.constants,
+    arguments = (
+        Pointer(0), *_strides(g),
+        Pointer(1), *_strides(z),
+        *written,
+        Pointer(3, 0), *_tap_strides(t),
+        Pointer(3, 1), *_tap_strides(t),
+        Pointer(4, 0), Pointer(4, count - 1),
+        grid.problem.c,
     )  # fmt: skip
+    if grid.sliding:
+        return Launcher(sliding.sliding_grad_kernel, grid.programs, arguments, grid.constants)
+    shares = grid.share, grid.extra
+    return Launcher(kernels.grad_kernel, grid.programs, (*arguments, *shares), grid.constants)
 
 
 # The gated taps. r and s of one shape, float32; without ``gated`` s is not read.

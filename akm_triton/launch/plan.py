@@ -1,13 +1,15 @@
-"""A plan: the launches of an op, each with a Config, which shares the maps among programs."""
+"""A plan: the launches of an op, each with a Config, or a Sliding, which shares the maps among
+programs."""
 
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from akm_triton.launch.device import Device
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.sliding import Sliding
 
 OUTPUTS = ("dz", "da", "db")
 
@@ -115,7 +117,7 @@ MOST_WAVES = 6
 class Launch:
     """One launch. The flags say what it writes; dz alone is a blur, adjoint in a gradient."""
 
-    config: Config
+    config: Config | Sliding
     dz: bool = False
     da: bool = False
     db: bool = False
@@ -135,12 +137,18 @@ class Grid(NamedTuple):
     launch: Launch
     problem: Problem
     programs: int
+    strips: int
     splits: int
-    share: int
-    """Tiles of a split; the first ``extra`` splits have one more."""
-    extra: int
+    """Shares of the rows of all images: so many partial gradients each strip has of a tap."""
     constants: dict[str, Any]
     """Compile-time arguments of the kernel."""
+    share: int = 0
+    """Tiles of a split; the first ``extra`` splits have one more."""
+    extra: int = 0
+
+    @property
+    def sliding(self) -> bool:
+        return isinstance(self.launch.config, Sliding)
 
 
 def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
@@ -149,23 +157,33 @@ def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
 
 def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
     cfg = launch.config
-    splits = cfg.splits(problem, device)
     constants: dict[str, Any] = dict(
-        MAP=Map(problem.h, problem.w, problem.radius, problem.border),
+        MAP=Map(problem.h, problem.w, problem.radius, problem.border), num_warps=cfg.num_warps
+    )
+    if launch.da or launch.db:
+        constants |= dict(NEED_DZ=launch.dz, NEED_DA=launch.da, NEED_DB=launch.db)
+    if isinstance(cfg, Sliding):
+        lanes = cfg.lanes(problem)
+        constants |= dict(LANES=lanes)
+        programs, splits = cfg.programs(problem), cfg.splits(problem)
+        return Grid(launch, problem, programs, lanes.STRIPS, splits, constants)
+    splits = cfg.splits(problem, device)
+    constants |= dict(
         TILE=Tile(
             cfg.planes, cfg.block_h, cfg.halo_h, cfg.block_w, cfg.out_w, cfg.step_w, cfg.halo_w,
             cfg.strips, cfg.wraps(problem),
         ),
         ADJOINT=problem.asymmetric,
         PRECISION="ieee" if problem.is_16bit or device.interpreted else cfg.precision,
-        num_warps=cfg.num_warps, num_stages=cfg.num_stages,
+        num_stages=cfg.num_stages,
     )  # fmt: skip
+    if not (launch.da or launch.db):
+        constants |= dict(PAIR=problem.pair)
     if cfg.registers:
         constants |= dict(maxnreg=cfg.registers)
-    if launch.da or launch.db:
-        constants |= dict(NEED_DZ=launch.dz, NEED_DA=launch.da, NEED_DB=launch.db)
     share, extra = divmod(problem.n * -(-problem.h // cfg.block_h), splits)
-    return Grid(launch, problem, cfg.programs(problem.c) * splits, splits, share, extra, constants)
+    programs = cfg.programs(problem.c) * splits
+    return Grid(launch, problem, programs, cfg.strips, splits, constants, share, extra)
 
 
 def tile(
@@ -220,6 +238,8 @@ COUNTS = {"num_stages": (1, 8), "registers": (0, 255), "programs_per_sm": (1, 32
 """And the least and the most of each."""
 FREE = (*POWERS_OF_TWO, *COUNTS, "precision")
 """The fields of Config that a plan on disk holds; the others follow from the problem."""
+FREE_OF_SLIDING = tuple(field.name for field in fields(Sliding))
+"""And those of Sliding: all."""
 
 
 def to_json(plan: Plan) -> list[dict[str, Any]]:
@@ -227,10 +247,14 @@ def to_json(plan: Plan) -> list[dict[str, Any]]:
     return [
         {
             "outputs": list(launch.outputs),
-            **{name: getattr(launch.config, name) for name in FREE},
+            **{name: getattr(launch.config, name) for name in _free(launch.config)},
         }
         for launch in plan
     ]
+
+
+def _free(config: Config | Sliding) -> tuple[str, ...]:
+    return FREE_OF_SLIDING if isinstance(config, Sliding) else FREE
 
 
 def from_json(record: Any, problem: Problem) -> Plan:
@@ -247,12 +271,15 @@ def from_json(record: Any, problem: Problem) -> Plan:
 
 
 def _launch(record: Any, problem: Problem) -> Launch:
-    if not isinstance(record, dict) or record.keys() != {"outputs", *FREE}:
+    names = next((x for x in (FREE, FREE_OF_SLIDING) if _has(record, x)), None)
+    if names is None:
         raise ValueError(f"not a plan: {reprlib.repr(record)}")
     outputs = record["outputs"]
     if not isinstance(outputs, list) or outputs != [name for name in OUTPUTS if name in outputs]:
         raise ValueError(f"not a plan: outputs {reprlib.repr(outputs)}")
-    free = {name: record[name] for name in FREE}
+    free = {name: record[name] for name in names}
+    if names is FREE_OF_SLIDING:
+        return Launch(Sliding(**free), **dict.fromkeys(outputs, True))
     _check_free(free)
     if free["out_w"] == free["block_w"]:
         free["out_w"] = None
@@ -260,19 +287,23 @@ def _launch(record: Any, problem: Problem) -> Launch:
     return Launch(tile(problem, shape, **free), **dict.fromkeys(outputs, True))
 
 
-def _check_free(fields: dict[str, Any]) -> None:
+def _has(record: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(record, dict) and record.keys() == {"outputs", *names}
+
+
+def _check_free(values: dict[str, Any]) -> None:
     """Refuse what no kernel takes for the free fields. ``True`` and 1.0 are no numbers here."""
     for name, most in POWERS_OF_TWO.items():
-        value = fields[name]
+        value = values[name]
         if not (type(value) is int and 0 < value <= most and value & (value - 1) == 0):
             wanted = f"a power of two, at most {most}"
             raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
     for name, (least, most) in COUNTS.items():
-        value = fields[name]
+        value = values[name]
         if not (type(value) is int and least <= value <= most):
             raise ValueError(f"{name} must be {least} to {most}, got {reprlib.repr(value)}")
-    if fields["precision"] not in ("tf32x3", "bf16x6", "ieee"):
-        precision = reprlib.repr(fields["precision"])
+    if values["precision"] not in ("tf32x3", "bf16x6", "ieee"):
+        precision = reprlib.repr(values["precision"])
         raise ValueError(f"precision {precision} loses the accuracy of float32")
 
 
@@ -286,19 +317,25 @@ def check(plan: Plan, problem: Problem) -> None:
     if sorted(written) != sorted(problem.outputs):
         raise ValueError(f"{problem.op} writes {problem.outputs}, the plan {tuple(written)}")
     for launch in plan:
-        cfg = launch.config
-        _check_free({name: getattr(cfg, name) for name in FREE})
-        if min(cfg.block_h, cfg.block_w, cfg.out_w) < 16:
-            raise ValueError("matrix products take blocks of 16 and more")
         if not launch.outputs:  # taken for a blur, it would write the map
             raise ValueError("a launch writes nothing")
-        if (launch.da or launch.db) and _mixes_wgmma(cfg, problem):
-            raise ValueError(
-                f"blocks of {cfg.block_h} rows and {cfg.block_w} columns with {cfg.num_warps} warps"
-                " mix matrix instructions, and a load may overwrite what one still reads"
-            )
-        _check_rows(cfg, problem)
-        _check_columns(cfg, problem)
+        if isinstance(launch.config, Sliding):
+            launch.config.check(problem)
+        else:
+            _check_tiles(launch, launch.config, problem)
+
+
+def _check_tiles(launch: Launch, cfg: Config, problem: Problem) -> None:
+    _check_free({name: getattr(cfg, name) for name in FREE})
+    if min(cfg.block_h, cfg.block_w, cfg.out_w) < 16:
+        raise ValueError("matrix products take blocks of 16 and more")
+    if (launch.da or launch.db) and _mixes_wgmma(cfg, problem):
+        raise ValueError(
+            f"blocks of {cfg.block_h} rows and {cfg.block_w} columns with {cfg.num_warps} warps"
+            " mix matrix instructions, and a load may overwrite what one still reads"
+        )
+    _check_rows(cfg, problem)
+    _check_columns(cfg, problem)
 
 
 def _mixes_wgmma(cfg: Config, problem: Problem) -> bool:

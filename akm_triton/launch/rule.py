@@ -7,16 +7,23 @@ own for each block fill first, or shared memory, of which each stage of the pipe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from akm_triton.launch import sliding
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, tile
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.sliding import COLUMNS, Sliding
 
 
 def rule(problem: Problem, device: Device) -> Plan:
     """The launches of any op on any maps, the same whenever it is asked."""
+    slides = _slides(problem)
+    if slides:
+        config = _sliding(problem, device)
+        return tuple(Launch(config, **dict.fromkeys(outputs, True)) for outputs in slides)
     kind = problem.is_16bit, problem.channels_last
     if problem.outputs == ("dz",):
         return (Launch(_BLUR[kind](problem, device), dz=True),)
@@ -27,6 +34,47 @@ def rule(problem: Problem, device: Device) -> Plan:
     return tuple(
         Launch(config, **dict.fromkeys(outputs, True)) for config, outputs in launches if outputs
     )
+
+
+def _slides(problem: Problem) -> list[list[str]]:
+    """The launches of the sliding form, each by what it writes, where it is the faster one: on maps
+    whose tiles want more than one matrix product an axis, as long as windows leave registers."""
+    small = min(problem.h, problem.w) <= 32 or problem.longest_side <= 48
+    scattered = not (problem.channels_last or sliding.loads_whole_groups(problem))
+    if small or scattered or sliding.refusal(problem):
+        return []
+    if problem.outputs == ("dz",):
+        longest = 3 if problem.is_16bit else 15
+        if not problem.channels_last:
+            longest = 0 if problem.is_16bit else 8
+        return [["dz"]] if problem.radius <= longest else []
+    if problem.is_16bit or problem.radius > (8 if problem.channels_last else 7):
+        return []
+    together = [["dz", "da", "db"]] if problem.radius <= 3 else [["dz", "da"], ["db"]]
+    wanted = [[name for name in names if name in problem.outputs] for names in together]
+    return [names for names in wanted if names]
+
+
+def _sliding(problem: Problem, device: Device) -> Sliding:
+    """128 lanes, of which those side by side read what is side by side, and so many segments of
+    rows that all multiprocessors have programs."""
+    groups = -(-problem.w // COLUMNS)
+    if problem.channels_last:
+        planes = min(64 if problem.is_16bit else 32, _power_of_two(problem.c))
+        lanes = 256 if problem.is_16bit else 128  # of 16 bits a thread has two channels
+        groups = min(lanes // planes, 32, _power_of_two(groups))
+    else:
+        groups = min(32, _power_of_two(groups))
+        planes = min(128 // groups, _power_of_two(problem.c))
+    whole = Sliding(planes, groups, problem.h)
+    enough = 8 * device.multiprocessors
+    segments = -(-enough // whole.programs(problem))
+    rows = max(-(-problem.h // segments), min(problem.h, 4 * problem.radius, 32))
+    return replace(whole, rows=rows)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
 
 
 def _roomy(device: Device) -> bool:
@@ -191,6 +239,8 @@ def _float32_blur_last(problem: Problem, device: Device) -> Config:
         out_w, stages = 16 if problem.pair else None, _stages(device)
         return a((4, 32, 32), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
     if problem.radius <= 8:
+        if problem.pair:
+            return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=1)
         if _roomiest(device):
             return a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1)
         return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=_stages(device))

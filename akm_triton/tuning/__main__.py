@@ -69,11 +69,10 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             f"  {moved.dram_bytes / 1e6:.1f} MB of maps move, "
             f"{moved.requested_bytes / 1e6:.1f} MB are asked for"
         )
-        for launch, numbers in zip(chosen.plan, to_json(chosen.plan), strict=True):
-            cfg = launch.config
+        for grid, numbers in zip(chosen.grids, to_json(chosen.plan), strict=True):
             print(
-                f"  {' '.join(launch.outputs)}: {json.dumps(numbers)}, "
-                f"{cfg.strips} strips, {cfg.splits(problem, device)} shares of the tiles"
+                f"  {' '.join(grid.launch.outputs)}: {json.dumps(numbers)}, "
+                f"{grid.strips} strips, {grid.splits} shares of the rows"
             )
 
 

@@ -8,9 +8,10 @@ from itertools import product
 from typing import Any
 
 from akm_triton.launch.device import Device
-from akm_triton.launch.plan import Launch, Plan, check, tile
+from akm_triton.launch.plan import Config, Launch, Plan, check, tile
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
+from akm_triton.launch.sliding import COLUMNS, Sliding, refusal
 
 PLANES = (1, 2, 4, 8, 16)
 BLOCKS = (16, 32, 64, 128)
@@ -58,6 +59,7 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Plan], list[Prune
                 pruned.append(Pruned(tiles, reason))
             else:
                 kept[plan] = effort(plan, problem)
+    kept |= {plan: effort(plan, problem) for plan in _sliding(problem)}
     return sorted(kept, key=kept.__getitem__), pruned
 
 
@@ -66,20 +68,26 @@ def effort(plan: Plan, problem: Problem) -> float:
 
     A warp does its share of each tile, and beside it as much as 32 elements a thread would be,
     whatever the tile; and the more warps share a tile, the longer they wait for each other and the
-    more often they read the same operands.
+    more often they read the same operands. A warp that slides down the rows has work of its own in
+    each, more for a longer window.
     """
     total = 0.0
     for launch in plan:
         cfg = launch.config
+        maps = 3 if launch.da or launch.db else 1
+        if isinstance(cfg, Sliding):
+            steps = cfg.programs(problem) / problem.n * (cfg.rows + 2 * problem.radius)
+            total += maps * steps * cfg.num_warps * (4 + problem.radius)
+            continue
         tiles = cfg.programs(problem.c) * -(-problem.h // cfg.block_h)
         lanes = cfg.planes * cfg.block_h * cfg.block_w / (32 * cfg.num_warps)
-        maps = 3 if launch.da or launch.db else 1
         total += maps * tiles * cfg.num_warps * (32 + lanes) * (1 + cfg.num_warps / 10)
     return total
 
 
 def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
-    """The plan with other stages, registers and programs_per_sm, one of them at a time.
+    """The plan with other stages, registers and programs_per_sm of its tiles, one of them at a
+    time.
 
     Not with bf16x6 in the place of tf32x3: it takes as many operations and registers, and some of
     its kernels crash the compiler (Triton 3.7).
@@ -92,7 +100,10 @@ def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
         for value in values:
             change: dict[str, Any] = {name: value}
             other = tuple(
-                replace(launch, config=replace(launch.config, **change)) for launch in plan
+                launch
+                if isinstance(launch.config, Sliding)
+                else replace(launch, config=replace(launch.config, **change))
+                for launch in plan
             )
             if other != plan and not _invalid(other, problem):
                 yield other
@@ -138,10 +149,29 @@ def _structures(problem: Problem, device: Device) -> Iterator[tuple[str, _Make]]
         yield "dz, and the rest", dz_apart
 
 
+def _sliding(problem: Problem) -> Iterator[Plan]:
+    """Plans whose launches all slide, with the same lanes."""
+    if refusal(problem):
+        return
+    ways: list[list[tuple[str, ...]]] = [[problem.outputs]]
+    if "db" in problem.outputs:
+        ways.append([problem.outputs[:-1], ("db",)])
+    most_planes, most_groups = 2 * max(1, problem.c), 2 * -(-problem.w // COLUMNS)
+    for lanes, groups, segments in product((64, 128, 256), (2, 4, 8, 16, 32, 64), (1, 2, 4)):
+        planes, rows = min(lanes // groups, 64), -(-problem.h // segments)
+        if planes >= most_planes or groups >= most_groups:
+            continue
+        config = Sliding(planes, groups, rows, lanes // 32)
+        for way in ways:
+            yield tuple(Launch(config, **dict.fromkeys(outputs, True)) for outputs in way)
+
+
 def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
     """Why a plan cannot be fast, or None."""
     for launch in plan:
         cfg = launch.config
+        if isinstance(cfg, Sliding):
+            continue
         lanes = cfg.planes * cfg.block_h * cfg.out_w / (32 * cfg.num_warps)
         if lanes < FEWEST_LANES:
             return f"fewer than {FEWEST_LANES} elements a thread"
@@ -149,15 +179,14 @@ def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
             return f"more than {MOST_LANES} elements a thread"
         if cfg.planes > max(1, problem.c):
             return "more planes than channels"
-        held = operand_bytes(launch, problem)
+        held = operand_bytes(launch, cfg, problem)
         if held > device.shared_bytes + REGISTER_BYTES:
             return f"operands of {held} bytes, with {device.shared_bytes} shared and the registers"
     return None
 
 
-def operand_bytes(launch: Launch, problem: Problem) -> int:
+def operand_bytes(launch: Launch, cfg: Config, problem: Problem) -> int:
     """Of the banded operands and the accumulators that a program keeps between its tiles."""
-    cfg = launch.config
     down, across = cfg.block_h * (cfg.block_h + 2 * cfg.halo_h), cfg.block_w * cfg.out_w
     pair = 2 if problem.pair else 1
     held = pair * (down + across) * problem.itemsize

@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 from akm_triton.launch.plan import Config, Launch, Plan
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.sliding import COLUMNS, Sliding
 
 
 class Traffic(NamedTuple):
     dram_bytes: int
     """Each element of each map once a launch."""
     requested_bytes: int
-    """With the halos, which the caches serve."""
+    """With the halos, which the L2 cache serves. What the lanes of a sliding launch read twice of a
+    row comes from L1 and counts once."""
 
 
 def traffic(plan: Plan, problem: Problem) -> Traffic:
@@ -68,9 +70,34 @@ def _rows(cfg: Config, problem: Problem, border: str) -> int:
     )
 
 
+def _sliding_reads(launch: Launch, cfg: Sliding, problem: Problem) -> int:
+    """``_reads`` of the sliding form."""
+    h, w, radius = problem.h, problem.w, problem.radius
+    lanes = cfg.lanes(problem)
+    halo = -(-radius // lanes.VECTOR) * lanes.VECTOR
+    wide = own = 0
+    for start in range(0, w, cfg.groups * COLUMNS):
+        end = min(start + cfg.groups * COLUMNS, w)
+        own += end - start
+        if problem.border == "circular":
+            wide += min(end - start + 2 * halo, w)
+        else:
+            wide += min(end + halo, w) - max(start - halo, 0)
+    tall = 0
+    for first in range(0, h, cfg.rows):
+        end = min(first + cfg.rows, h)
+        if problem.border == "zeros":
+            tall += min(end + radius, h) - max(first - radius, 0)
+        else:
+            tall += end - first + 2 * radius
+    return tall * wide + launch.da * tall * own + launch.db * h * wide
+
+
 def _reads(launch: Launch, problem: Problem) -> int:
     """Elements of a plane of z, and of g for a gradient, that are asked for."""
     cfg, border = launch.config, problem.border
+    if isinstance(cfg, Sliding):
+        return _sliding_reads(launch, cfg, problem)
     seen, computed = _columns(cfg, problem)
     rows = _rows(cfg, problem, "zeros" if problem.asymmetric else border)
     if not (launch.da or launch.db):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from akm_triton.launch.device import H200
 from akm_triton.launch.plan import Launch, Plan
+from akm_triton.launch.sliding import Sliding
 from akm_triton.tuning import space
 from bench.predict import launches
 from bench.predict.cases import Case, Grid
@@ -79,8 +80,11 @@ def _row(case: Case, plan: Plan, place: int, number: int) -> Row:
 
 
 def _tile(launch: Launch) -> list[int]:
-    """[planes, rows, columns read, columns computed, warps]"""
+    """[planes, rows, columns read, columns computed, warps]; of the sliding form [planes, groups of
+    columns, rows, warps]"""
     cfg = launch.config
+    if isinstance(cfg, Sliding):
+        return [cfg.planes, cfg.groups, cfg.rows, cfg.num_warps]
     return [cfg.planes, cfg.block_h, cfg.block_w, cfg.out_w, cfg.num_warps]
 
 

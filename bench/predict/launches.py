@@ -8,6 +8,7 @@ from akm_triton.backend import triton as backend
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Grid, Plan, grids
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.sliding import Sliding
 from akm_triton.tuning.compiler import KernelCall, compile_call
 from akm_triton.tuning.traffic import traffic
 from bench.predict.needs import SECTOR
@@ -44,10 +45,14 @@ def _work(grid: Grid, call: KernelCall, problem: Problem, device: Device) -> Wor
     # in channels_last the bytes of a pixel lie side by side, of as many planes as a tile has
     whole = max(1.0, SECTOR / (cfg.planes * problem.itemsize)) if problem.channels_last else 1.0
     compiled = compile_call(call, device.capability)
+    if isinstance(cfg, Sliding):  # a round of the loop is a row
+        images, blocks = 1.0, cfg.rows + 2 * problem.radius
+    else:
+        images, blocks = problem.n / grid.splits, -(-problem.h // cfg.block_h)
     return Work(
         call.name, compiled.asm["cubin"], cfg.num_warps, compiled.metadata.shared, grid.programs,
-        images=problem.n / grid.splits,
-        blocks=-(-grid.problem.h // cfg.block_h),
+        images=images,
+        blocks=blocks,
         reads=(moved.dram_bytes - written) / grid.programs,
         requests=(moved.requested_bytes - written) * whole / grid.programs,
         writes=written / grid.programs,

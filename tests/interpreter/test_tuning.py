@@ -19,6 +19,7 @@ from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Launch, Plan, tile, to_json
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
+from akm_triton.launch.sliding import Sliding
 from akm_triton.tuning import session, tuner
 from akm_triton.tuning.traffic import traffic
 from akm_triton.tuning.workload import Workload
@@ -417,6 +418,8 @@ def test_traffic(
     where there are more, or where float32 is loaded again; of DRAM, which sees an address once,
     always once."""
     problem = Problem(op, 1, 2, *shape, 5, border, itemsize, False)
+    if any(isinstance(x.config, Sliding) for x in rule(problem, DEVICE)):
+        pytest.skip("counted by test_traffic_of_windows_that_slide")
     plan, work = rule(problem, DEVICE), Workload(problem, CPU)
     counted = Traffic(monkeypatch)
     results = work.run(plan)
@@ -430,3 +433,35 @@ def test_traffic(
     if whole and len(plan) == 1 and (itemsize == 2 or op != "blur_backward"):
         assert asked == len(maps) * plane
     assert (asked + written) * itemsize == traffic(plan, problem).requested_bytes
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("border", ["circular", "zeros"])
+@pytest.mark.parametrize("outputs", ["dz", "dz da db", "dz da, db"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_traffic_of_windows_that_slide(
+    channels_last: bool, outputs: str, border: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the lanes of a program read twice of a row counts once. They read a row in several loads
+    one after the other; of the next row each address is another one."""
+    op = "blur" if outputs == "dz" else "blur_backward"
+    problem = Problem(op, 1, 2, 10, 20, 3, border, 4, channels_last)
+    launches = [dict.fromkeys(names.split(), True) for names in outputs.split(", ")]
+    plan = tuple(Launch(Sliding(2, 2, 6, 1), **names) for names in launches)
+    work, counted = Workload(problem, CPU), Traffic(monkeypatch)
+    work.run(plan)
+    length = problem.w * (problem.c if channels_last else 1) * 4  # bytes of a row
+    asked, last, seen = 0, None, set[int]()
+    for pointers in counted.loads:
+        for x in {id(x): x for x in (work.z[0], work.g[0])}.values():
+            inside = pointers - x.data_ptr()
+            inside = inside[(inside >= 0) & (inside < x.nbytes)]
+            if len(inside):
+                row = id(x), frozenset((inside // length).tolist())
+                seen = seen if row == last else set[int]()
+                asked += len(set(inside.tolist()) - seen)
+                seen |= set(inside.tolist())
+                last = row
+    moved = traffic(plan, problem)
+    assert (asked + work.z[0].numel()) * 4 == moved.requested_bytes
+    assert moved.dram_bytes == (2 if op == "blur" else 3 * len(plan) - (len(plan) > 1)) * 1600

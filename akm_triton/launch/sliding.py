@@ -1,0 +1,86 @@
+"""How a launch of the sliding form shares the maps among programs, see backend/sliding.py."""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from akm_triton.launch.problem import Problem
+
+COLUMNS = 4
+"""Columns of a thread, as backend/sliding.py has them."""
+LONGEST = 15
+"""The longest radius: of a longer window the unfinished rows leave no registers."""
+
+
+class Lanes(NamedTuple):
+    """What a kernel is told of its lanes."""
+
+    PLANES: int
+    GROUPS: int
+    ROWS: int
+    STRIPS: int
+    VECTOR: int
+    """Columns that are loaded at once: 1 or COLUMNS."""
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """A program has ``planes`` channels, ``groups`` groups of COLUMNS neighbouring columns, and
+    ``rows`` rows of one image: a lane has a group of a channel, and goes down the rows."""
+
+    planes: int
+    groups: int
+    rows: int
+    num_warps: int = 4
+
+    def lanes(self, problem: Problem) -> Lanes:
+        vector = 1 if problem.channels_last or not loads_whole_groups(problem) else COLUMNS
+        return Lanes(self.planes, self.groups, self.rows, self.strips(problem.w), vector)
+
+    def strips(self, w: int) -> int:
+        return -(-w // (self.groups * COLUMNS))
+
+    def splits(self, problem: Problem) -> int:
+        """Segments of rows, of all images."""
+        return problem.n * -(-problem.h // self.rows)
+
+    def programs(self, problem: Problem) -> int:
+        return self.splits(problem) * self.strips(problem.w) * -(-problem.c // self.planes)
+
+    def check(self, problem: Problem) -> None:
+        """Refuse what the kernels cannot run.
+
+        Raises:
+            ValueError: says what is wrong.
+        """
+        for name, most in (("planes", 64), ("groups", 64), ("num_warps", 8)):
+            value = getattr(self, name)
+            if not (type(value) is int and 0 < value <= most and value & (value - 1) == 0):
+                wanted = f"a power of two, at most {most}"
+                raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+        if not (type(self.rows) is int and 0 < self.rows <= problem.h):
+            wanted = f"1 to {problem.h}"
+            raise ValueError(f"rows must be {wanted}, got {reprlib.repr(self.rows)}")
+        reason = refusal(problem)
+        if reason:
+            raise ValueError(f"no window slides over {reason}")
+
+
+def loads_whole_groups(problem: Problem) -> bool:
+    """Whether the columns beside the map are whole groups of those in it, in order or reversed."""
+    return problem.w % COLUMNS == 0 and problem.border != "reflect"
+
+
+def refusal(problem: Problem) -> str | None:
+    """What the sliding form cannot do of this problem, or None."""
+    if problem.pair:
+        return "a pair of taps"
+    if problem.asymmetric:
+        return f"an adjoint that the border {problem.border!r} makes another operator"
+    if not 1 <= problem.radius <= LONGEST:
+        return f"a radius of {problem.radius}, of 1 to {LONGEST}"
+    if problem.radius >= min(problem.h, problem.w):
+        return f"{problem.h}×{problem.w} maps with a radius of {problem.radius}"
+    return None
