@@ -10,7 +10,7 @@ import functools
 import sys
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from akm_triton.tracing import PLAIN_TYPES
 
@@ -43,6 +43,20 @@ def replicated(constant: Tensor, like: Tensor) -> Tensor:
 
     mesh = like.device_mesh  # type: ignore[attr-defined]
     return DTensor.from_local(constant, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A DTensor's value, put together from all processes, which wait for each other here; any other
+    tensor as it is."""
+    return x.full_tensor() if _is_distributed(x) else x  # type: ignore[attr-defined]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether its own parameters are DTensors, also while FSDP2 has them gathered."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and isinstance(module, fsdp.FSDPModule):
+        return True
+    return any(map(_is_distributed, module.parameters(recurse=False)))
 
 
 def _is_distributed(x: Tensor) -> bool:

@@ -23,7 +23,7 @@ PAGES = [
     README,
     ROOT / ".github" / "CONTRIBUTING.md",
     *(ROOT / "akm_triton" / room / "README.md" for room in ("meta", "surgery", "tuning")),
-    *(ROOT / room / "README.md" for room in ("bench", "plots", "tests")),
+    *(ROOT / room / "README.md" for room in ("bench", "plots", "tests", "tests/recipes")),
 ]
 
 

@@ -18,7 +18,10 @@ install() {
     local pip=("$python" -m pip install -qq --disable-pip-version-check
         --constraint "$root/tests/constraints.txt")
     # setuptools first, at its pinned version: an isolated build would take the newest
-    "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$root[bench,recipes,test]"
+    # timm last and alone: torchvision, which it asks for, brings another PyTorch
+    "${pip[@]}" setuptools &&
+        "${pip[@]}" --no-build-isolation --editable "$root[bench,recipes,test]" &&
+        "${pip[@]}" --no-deps timm
 }
 
 make_venv() {

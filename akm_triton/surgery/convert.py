@@ -255,8 +255,8 @@ def revert(model: nn.Module) -> list[str]:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: a layer is parametrized, pruned or under a schedule. The model is then as it
-            was.
+        ValueError: a layer is parametrized, pruned, sharded or under a schedule. The model is then
+            as it was.
 
     Example:
         >>> import torch

@@ -47,8 +47,9 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
 
     Raises:
         TypeError: ``model`` is no module, ``tolerance`` no number.
-        ValueError: a layer is in training mode, parametrized, pruned or under a schedule, or its r
-            or s is not finite; ``tolerance`` is not in [0, 1). The model is then as it was.
+        ValueError: a layer is in training mode, parametrized, pruned, sharded or under a schedule,
+            or its r or s is not finite; ``tolerance`` is not in [0, 1). The model is then as it
+            was.
 
     Example:
         >>> import torch

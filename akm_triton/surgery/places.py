@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.sharding import is_sharded
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.InstanceNorm2d)
 DIVIDERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
@@ -91,7 +92,11 @@ def places(model: nn.Module) -> list[Place]:
 
 
 def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
-    """Raise where weight, bias, r or s is computed from other parameters, or σ from more than r."""
+    """Raise where weight, bias, r or s is computed from other parameters, or σ from more than r, or
+    a module is sharded."""
+    for module in filter(is_sharded, named):
+        name = named[module][0] or "the model"
+        raise ValueError(f"{name} is sharded; fold or revert before that")
     for affine, modulation, _ in found:
         name = named[modulation][0] or "the model"
         computed = [x for x in ("r", "s") if x not in modulation._parameters]

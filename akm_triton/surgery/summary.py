@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.sharding import whole
 from akm_triton.surgery.field import fields
 from akm_triton.surgery.places import check_module
 
@@ -100,7 +101,7 @@ def layers_of(
 
 def _learned(name: str, layer: AKMConv2d | Modulation2d) -> LayerSummary:
     """What the parameters say by themselves."""
-    sigma, gate = (x.detach().double().cpu() for x in (layer.sigma, layer.gate))
+    sigma, gate = (whole(x.detach()).double().cpu() for x in (layer.sigma, layer.gate))
     return LayerSummary(
         name=name,
         channels=layer.out_channels if isinstance(layer, AKMConv2d) else layer.channels,
@@ -118,7 +119,7 @@ def scalars(model: nn.Module) -> dict[str, float]:
     Returns:
         For each layer ``<name>.sigma/min``, ``/median`` and ``/max`` in pixels of its map, and
         ``<name>.gate/min`` and ``/max``. Reading them waits for the device, so do not log them at
-        every step.
+        every step. Of a sharded model (FSDP2, DTensor) every process must ask, and gets the same.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -144,7 +145,7 @@ def summary(model: nn.Module, images: Tensor | None = None) -> Summary:
     """A table of the AKM layers: σ, gate, size, and how far the network looks by them.
 
     Args:
-        model: left as it is.
+        model: left as it is. Where it is sharded (FSDP2, DTensor), every process must call this.
         images: a batch (N, C, H, W) that the model takes, on its device. With it the model is run,
             in eval mode, for what depends on the images: σ in their pixels, the field, flops, and
             the warnings.
@@ -256,7 +257,7 @@ class Run:
 
 
 def _variance(layer: Any) -> float:
-    return float(layer.sigma.detach().square().mean())
+    return float(whole(layer.sigma.detach()).square().mean())
 
 
 def _flops(layer: Any, y: Tensor) -> int:

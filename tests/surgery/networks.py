@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
+from typing import Any
+from unittest.mock import MagicMock
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -148,3 +152,21 @@ def images(count: int = 4) -> Tensor:
 def apart(a: Tensor, b: Tensor) -> float:
     """Relative distance in the Euclidean norm."""
     return ((a - b).norm() / b.norm()).item()
+
+
+def import_timm() -> Any:
+    """timm, or the test is skipped. timm needs torchvision for image files alone; where that is not
+    installed, something stands in for it, and is gone when timm is there."""
+    parts = ("", ".datasets", ".ops", ".ops.misc", ".transforms", ".transforms.functional")
+    stand_ins = {f"torchvision{part}": MagicMock() for part in parts}
+    stand_ins["torchvision.ops.misc"].FrozenBatchNorm2d = type("FrozenBatchNorm2d", (), {})
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        sys.modules.update(stand_ins)
+    try:
+        return pytest.importorskip("timm")
+    finally:
+        for name, stand_in in stand_ins.items():
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]

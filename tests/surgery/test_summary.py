@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 import akm_triton as akm
 from akm_triton.surgery.summary import Summary
+from tests.processes import in_two_processes
+from tests.surgery.networks import NETWORKS, images, network
 
 
 def with_sigma(layer: Any, *sigmas: float) -> Any:
@@ -197,6 +200,22 @@ def test_warns_of_a_gate_before_a_norm_that_divides_it_out(model: nn.Module, war
     assert (f"\nwarning: {line}" in str(found)) is warned
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_warns_of_nothing_where_convert_chose(name: str) -> None:
+    model = network(name)
+    akm.convert(model)
+    assert akm.summary(model, images()).warnings == ()
+
+
+@pytest.mark.filterwarnings("ignore:the gate of")
+def test_warns_of_each_gate_that_was_put_before_its_norm() -> None:
+    model = network("resnet")
+    placed = akm.convert(model, where="conv").placed
+    warnings = akm.summary(model, images()).warnings
+    assert len(warnings) == len(placed) == 6
+    assert all(any(f"gate of {name}:" in line for line in warnings) for name in placed)
+
+
 def test_the_table() -> None:
     model = nn.Sequential(with_sigma(akm.AKMConv2d(1, 2, 1, stride=2), 0.5, 12.0))
     head, row = str(akm.summary(model, torch.zeros(1, 1, 128, 128))).splitlines()
@@ -263,6 +282,65 @@ def test_sigma_that_grew_in_training_shows() -> None:
     assert before.layers[0].sigma[1] == pytest.approx(0.3)
     assert after.layers[0].sigma[1] > 0.6
     assert after.layers[0].field == pytest.approx(after.layers[0].sigma[1])
+
+
+def textures(count: int, coarse: bool) -> tuple[Tensor, Tensor]:
+    """White noise, and noise whose pixels resemble those up to four pixels away or, if not coarse,
+    change sign from one to the next. All have a variance of 1."""
+    lean = 5 * F.avg_pool2d(torch.randn(count, 1, 20, 20), 5, stride=1)
+    if not coarse:
+        row = torch.arange(16)
+        lean = lean * (1 - 2 * ((row[:, None] + row) % 2))
+    labels = torch.arange(count) % 2
+    share = 0.6 * labels.reshape(-1, 1, 1, 1)
+    return share * lean + (1 - share**2).sqrt() * torch.randn(count, 1, 16, 16), labels
+
+
+@pytest.mark.parametrize("coarse", [True, False], ids=["coarse", "fine"])
+def test_coarse_textures_ask_for_a_wide_field_and_fine_ones_do_not(coarse: bool) -> None:
+    model = nn.Sequential(
+        akm.AKMConv2d(1, 8, 1, bias=False), nn.LeakyReLU(0.2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    groups = akm.parameter_groups(model, lr=0.01, weight_decay=0.0, modulation_lr=0.03)
+    optimizer = torch.optim.Adam(groups)
+    for _ in range(120):
+        x, labels = textures(32, coarse)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    _, median, largest = akm.summary(model, textures(2, coarse)[0]).layers[0].sigma
+    assert median > 1 if coarse else largest < 1  # all began at 0.3
+
+
+def shared_out() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(akm.AKMConv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), akm.Modulation2d(8))
+    for layer in (model[0], model[2]):
+        nn.init.uniform_(layer.r, 0, 6)
+        nn.init.normal_(layer.s)
+    return model.eval()
+
+
+def _summarised(rank: int, results: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(shared_out(), mesh=init_device_mesh("cpu", (2,)))
+    found = [akm.scalars(model), akm.summary(model), akm.summary(model, torch.ones(1, 3, 32, 32))]
+    for function in (akm.fold, akm.revert):
+        with pytest.raises(ValueError, match="the model is sharded; fold or revert before that"):
+            function(model)
+    torch.save(found, f"{results}{rank}")
+
+
+def test_a_sharded_model_is_seen_whole(tmp_path: Path) -> None:
+    """FSDP2 in two processes, of which each holds half of r and s."""
+    in_two_processes(_summarised, str(tmp_path / "found"))
+    model = shared_out()
+    wanted = [akm.scalars(model), akm.summary(model), akm.summary(model, torch.ones(1, 3, 32, 32))]
+    for rank in range(2):
+        assert torch.load(tmp_path / f"found{rank}", weights_only=False) == wanted
 
 
 @pytest.mark.parametrize(
