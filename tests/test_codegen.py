@@ -13,6 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit
 
+from akm_triton.backend import triton as triton_backend
 from akm_triton.launch.device import H200
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
@@ -103,6 +104,23 @@ def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     (found,) = codegen.compiled([case])
     assert len(found) >= 6
     assert all(facts["spills"] == 0 for _, facts in found), found
+
+
+@pytest.mark.parametrize("case", [("float16", 28), ("float32", 56)], ids=str)
+def test_a_strided_store_spills_nothing(case: tuple[str, int]) -> None:
+    dtype, size = case
+    z = torch.empty(32, 64, size, size, dtype=getattr(torch, dtype), device="meta")
+    caught: list[compiler.KernelCall] = []
+
+    def catch(*args: Any, **constants: Any) -> None:
+        caught.append(compiler.KernelCall(*args, **constants))
+
+    with triton_backend.launching(catch, H200):
+        triton_backend.blur(z, torch.empty(2, 64, 16), "symmetric", False, stride=(2, 2))
+    (launch,) = caught
+    assert launch.name == "blur_kernel(strided)"
+    found = compiler.inspect(compiler.compile_call(launch, HOPPER))
+    assert found["spills"] == 0 and found["tensor_core_ops"] > 0
 
 
 @pytest.mark.parametrize("op", ["blur", "blur_backward"])
