@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -32,14 +33,15 @@ def check_options(
     return check_window(gaussian, truncate, max_radius)
 
 
-def check_stride(stride: Any) -> Stride:
-    """Raise for what is no stride of rows and columns; returns it as a pair."""
-    pair = stride if isinstance(stride, (tuple, list)) else (stride, stride)
-    if len(pair) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in pair):
-        raise TypeError(f"stride must be an int or a pair of ints, got {stride!r}")
-    if min(pair) < 1:
-        raise ValueError(f"stride must be at least 1, got {stride!r}")
-    return pair[0], pair[1]
+def check_pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    """Raise for what is no int, for rows and columns alike, or pair of ints; returns a pair."""
+    a, b = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+    for x in (a, b):
+        if type(x) is not int and (isinstance(x, bool) or not isinstance(x, numbers.Integral)):
+            raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+        if x < least:
+            raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return int(a), int(b)
 
 
 def _check_map(z: Tensor) -> torch.Size:
@@ -140,7 +142,7 @@ def _apply(
     """Check everything, then call the op. ``name`` is what the caller calls r; without s there is
     no gate."""
     truncate, max_radius = check_options(gaussian, border, truncate, max_radius)
-    stride = check_stride(stride)
+    stride = check_pair("stride", stride, 1)
     of_map = _check_map(z)
     r = _as_op_takes(name, r, z, of_map)
     if s is not None:
@@ -242,9 +244,8 @@ def gaussian_blur(
     Args:
         z: maps, as for ``modulate``.
         sigma: standard deviation in pixels; a number, or a tensor shaped as r there.
-        gaussian, border, truncate, max_radius, stride, backend: as for ``modulate``. A blur before
-            its stride keeps what is too fine for the smaller map from coming back as coarse: a
-            sigma of about half the stride does.
+        gaussian, border, truncate, max_radius, stride, backend: as for ``modulate``. At a sigma of
+            half the stride, the finest wave that the smaller map can hold is damped to a third.
 
     Returns:
         As ``modulate``.

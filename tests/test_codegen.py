@@ -106,10 +106,10 @@ def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     assert all(facts["spills"] == 0 for _, facts in found), found
 
 
-@pytest.mark.parametrize("case", [("float16", 28), ("float32", 56)], ids=str)
-def test_a_strided_store_spills_nothing(case: tuple[str, int]) -> None:
-    dtype, size = case
-    z = torch.empty(32, 64, size, size, dtype=getattr(torch, dtype), device="meta")
+def test_a_strided_store_spills_nothing() -> None:
+    """Nor does it where registers are fewest, in channels_last."""
+    z = torch.empty(32, 64, 56, 56, dtype=torch.float16, device="meta")
+    z = z.contiguous(memory_format=torch.channels_last)
     caught: list[compiler.KernelCall] = []
 
     def catch(*args: Any, **constants: Any) -> None:
