@@ -57,6 +57,17 @@ def test_values(border: str, per: tuple[int, ...], layout: str) -> None:
             np.testing.assert_allclose(y.numpy(), kept(wanted, stride), atol=1e-12)
 
 
+@pytest.mark.parametrize("per", [(3,), (0, 3)], ids=["channel", "sample"])
+@pytest.mark.parametrize("size", [(7, 9), (70, 40)], ids=str)
+def test_an_empty_batch(size: tuple[int, int], per: tuple[int, ...]) -> None:
+    z, r = torch.zeros(0, 3, *size, requires_grad=True), torch.ones(per, requires_grad=True)
+    for border in BORDERS:
+        y = akm.gaussian_blur(z, r, border=border, stride=(2, 3))
+        assert y.shape == kept(z, (2, 3)).shape
+        grads = torch.autograd.grad(y.sum(), (z, r))
+        assert [x.shape for x in grads] == [z.shape, r.shape]
+
+
 def test_a_stride_of_one_is_none() -> None:
     z, sigma = random(2, 3, 20, 17), random(3).abs()
     for stride in (1, (1, 1), [1, 1]):

@@ -22,7 +22,7 @@ from akm_triton.tracing import PLAIN_TYPES, TRIED, outside_transforms
 
 def serves(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
     """Whether this algorithm is right for these."""
-    return border == "symmetric" and (a.dim() == 3 or b.dim() == 3)
+    return border == "symmetric" and (a.dim() == 3 or b.dim() == 3) and z.numel() > 0
 
 
 def blur(z: Tensor, a: Tensor, b: Tensor, stride: Stride = (1, 1)) -> Tensor:
@@ -97,7 +97,8 @@ def _back(x: Tensor, like: Tensor, down: _Axis, across: _Axis, stride: Stride = 
     n, c, h, w = like.shape
     rows, columns = down.basis[:, :: stride[0]], across.basis[:, :: stride[1]]
     x = x.reshape(h, w * n * c).mT @ rows
-    return (x.view(w, -1).mT @ columns).view(n, c, rows.shape[1], columns.shape[1])
+    x = x.view(w, n * c * rows.shape[1]).mT @ columns
+    return x.view(n, c, rows.shape[1], columns.shape[1])
 
 
 def _gain(z: Tensor, a: Tensor, b: Tensor, down: _Axis, across: _Axis) -> Tensor:

@@ -73,7 +73,7 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
 
 
 def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> bool:
-    """The rule, measured on a CPU in float32: maps 7² to 224², radius 1 to 31."""
+    """The rule, measured on a CPU in float32, without a stride: maps 7² to 224², radius 1 to 31."""
     if z.device.type != "cpu" or not convolution.serves(z, a, b, border):
         return False
     radius, side, last = a.shape[-1] - 1, min(z.shape[2:]), is_channels_last(z)
