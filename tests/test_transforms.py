@@ -482,16 +482,18 @@ def fake(x, *dynamic):
 
 z = torch.randn(4, 3, 56, 56, dtype=torch.float16, requires_grad=True)
 r, s = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
-graph = aot_export_joint_simple(
-    lambda z, r, s: (modulation.modulate(z, r, s, "symmetric", "triton", 7, "discrete", None),),
-    [fake(z, 0), fake(r), fake(s)], trace_joint=True,
-)
-nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-launches = [node.kwargs for node in nodes if "triton_kernel_wrapper" in str(node.target)]
-assert not any("akm_triton" in str(node.target) for node in nodes)
-assert [x["tensors_to_clone"] for x in launches] == [
-    ["a_ptr", "b_ptr"], ["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"], ["dr_ptr", "ds_ptr"],
-]
+for stride in ((1, 1), (2, 2)):
+    options = "symmetric", "triton", 7, "discrete", None, stride
+    graph = aot_export_joint_simple(
+        lambda z, r, s: (modulation.modulate(z, r, s, *options),),
+        [fake(z, 0), fake(r), fake(s)], trace_joint=True,
+    )
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    launches = [node.kwargs for node in nodes if "triton_kernel_wrapper" in str(node.target)]
+    assert not any("akm_triton" in str(node.target) for node in nodes)
+    assert [x["tensors_to_clone"] for x in launches] == [
+        ["a_ptr", "b_ptr"], ["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"], ["dr_ptr", "ds_ptr"],
+    ]
 assert not env.guards, env.guards
 """
 

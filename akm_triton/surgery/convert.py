@@ -104,9 +104,8 @@ def convert(
             only the small blur changes the output: at ``r=0`` it is the same to rounding.
         r: where r starts, in pixels; ``None`` for 0.05, or 0.5 for ``gaussian="sampled"``, whose
             gradient dies below. At 0 it does not learn.
-        decimate: of the ``AKMConv2d`` with a stride, see there: whether the stride comes before the
-            blur or ``"before"`` it the blur. Where modulation goes after a norm, the convolution
-            has taken its stride before: that gives a warning.
+        decimate: what happens first in a convolution with a stride, see ``AKMConv2d``. Where
+            modulation goes after a norm, the stride has come first, which ``"before"`` warns of.
         optimizers: get the new parameters: that of the layer's weight, in a new group with the
             options of the weight's, but no weight decay; else the first. Make schedulers of the
             learning rate afterwards.
@@ -123,8 +122,8 @@ def convert(
             weight that layers share. The model is then as it was.
 
     Warns:
-        UserWarning: a gate that stays before a norm that divides it out; ``decimate="before"`` for
-            a convolution whose stride comes before its modulation all the same.
+        UserWarning: a gate that stays before a norm that divides it out; with
+            ``decimate="before"``, a convolution whose stride comes before its modulation.
 
     Example:
         >>> import torch
