@@ -6,6 +6,7 @@ from akm_triton.conditioned import ConditionedModulation2d
 from akm_triton.functional import gaussian_blur, modulate, warmup
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import PAPER, AKMConv2d, Modulation2d, modulation_names
+from akm_triton.pooling import BlurPool2d, MaxBlurPool2d
 from akm_triton.surgery.convert import convert, revert
 from akm_triton.surgery.fold import fold
 from akm_triton.surgery.schedule import SigmaSchedule
@@ -16,7 +17,9 @@ from akm_triton.tuning.session import tune
 __all__ = [
     "PAPER",
     "AKMConv2d",
+    "BlurPool2d",
     "ConditionedModulation2d",
+    "MaxBlurPool2d",
     "Modulation2d",
     "SigmaSchedule",
     "__version__",

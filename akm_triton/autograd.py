@@ -52,7 +52,7 @@ def define(
     vmap: Callable[..., Any],
     decomposes: Callable[..., bool],
     maps: int = 0,
-    passes: int = 0,
+    passes: flops.Passes = 0,
 ) -> Callable[..., Any]:
     """Define the op of this schema, whose tensors come first, and return it.
 

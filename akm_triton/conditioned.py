@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from akm_triton.layers import Modulation2d
+from akm_triton.layers import Modulation2d, check_channels
 from akm_triton.tracing import sizes
 
 CONDITIONED = ("rs", "r", "s")
@@ -78,7 +78,7 @@ class ConditionedModulation2d(Modulation2d):
         self.head = head
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        self.check_channels(z)
+        check_channels(z, self.channels)
         change = self.head(z.mean((-2, -1)) if condition is None else condition)
         count = self.r.numel()
         if isinstance(change, Tensor) and sizes(change)[-1] != len(self.what) * count:

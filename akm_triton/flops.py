@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from akm_triton.tracing import TRIED
@@ -18,7 +19,11 @@ if TRIED:
 _formulas: dict[Any, Any] = {}
 
 
-def declare(op: Any, maps: int, passes: int) -> None:
+Passes = int | Callable[..., int]
+"""How many passes over its first map an op is; or, of its arguments, how many pixels they write."""
+
+
+def declare(op: Any, maps: int, passes: Passes) -> None:
     """Count so many passes for the op, whose first ``maps`` arguments are maps (N, C, H, W) and
     whose next one is taps (…, R+1)."""
     _formulas[op._overloadpacket] = functools.partial(_count, maps, passes)
@@ -38,6 +43,6 @@ def prepare() -> None:
             counter.flop_registry = _formulas | counter.flop_registry
 
 
-def _count(maps: int, passes: int, *args: Any, out_val: Any = None) -> int:
-    z, taps = args[0], args[maps]
-    return passes * 2 * (2 * taps.shape[-1] - 1) * z.numel()
+def _count(maps: int, passes: Passes, *args: Any, out_val: Any = None) -> int:
+    pixels: int = passes(*args) if callable(passes) else passes * args[0].numel()
+    return 2 * (2 * args[maps].shape[-1] - 1) * pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from akm_triton import backend as backends
 from akm_triton import modulation
+from akm_triton.backend.layout import Stride
 from akm_triton.borders import BORDERS
 from akm_triton.gaussian import check_dense, check_window, is_number
 from akm_triton.launch.problem import MAX_RADIUS
@@ -29,6 +31,17 @@ def check_options(
     if border not in BORDERS:
         raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
     return check_window(gaussian, truncate, max_radius)
+
+
+def check_pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    """Raise for what is no int, for rows and columns alike, or pair of ints; returns a pair."""
+    a, b = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+    for x in (a, b):
+        if type(x) is not int and (isinstance(x, bool) or not isinstance(x, numbers.Integral)):
+            raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+        if x < least:
+            raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return int(a), int(b)
 
 
 def _check_map(z: Tensor) -> torch.Size:
@@ -124,11 +137,12 @@ def _autocast_dtype(z: Tensor, *parameters: Tensor) -> torch.dtype | None:
 
 def _apply(
     z: Tensor, r: Any, s: Any, name: str, gaussian: str, border: str,
-    truncate: float | None, max_radius: int, backend: str | None,
+    truncate: float | None, max_radius: int, stride: int | Stride, backend: str | None,
 ) -> Tensor:  # fmt: skip
     """Check everything, then call the op. ``name`` is what the caller calls r; without s there is
     no gate."""
     truncate, max_radius = check_options(gaussian, border, truncate, max_radius)
+    stride = check_pair("stride", stride, 1)
     of_map = _check_map(z)
     r = _as_op_takes(name, r, z, of_map)
     if s is not None:
@@ -143,7 +157,7 @@ def _apply(
         if r.dim() != s.dim() or sizes(r) != sizes(s):
             r, s = torch.broadcast_tensors(r, s)
     batch = z if len(of_map) == 4 else z[None]
-    y = modulation.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate)
+    y = modulation.modulate(batch, r, s, border, chosen, max_radius, gaussian, truncate, stride)
     return y if len(of_map) == 4 else y[0]
 
 
@@ -156,6 +170,7 @@ def modulate(
     border: str = "symmetric",
     truncate: float | None = None,
     max_radius: int = 15,
+    stride: int | tuple[int, int] = 1,
     backend: str | None = None,
 ) -> Tensor:
     r"""Adaptive kernel modulation: a depthwise Gaussian blur of learned σ and a sigmoid gate.
@@ -179,11 +194,15 @@ def modulate(
         truncate: also zero taps beyond ``int(truncate · σ)``; ``None`` keeps the whole window.
         max_radius: the window's radius R in pixels, 1 to 255; taps beyond it are cut, the rest
             renormalised.
+        stride: keeps every stride-th row and column, from the first; the others are never written,
+            and on the PyTorch path not computed. An int, or a pair for rows and columns. σ counts
+            pixels of z, before the stride.
         backend: ``"triton"``, ``"torch"``, or ``None`` for the environment's ``AKM_BACKEND``,
             else Triton on CUDA tensors where it serves and PyTorch elsewhere.
 
     Returns:
-        A tensor of the shape, dtype and memory format of ``z``.
+        A tensor of the dtype and memory format of ``z``, of its shape too but for ⌈H / stride⌉ rows
+        and ⌈W / stride⌉ columns.
 
     Raises:
         ValueError: a shape, device, option or value that means nothing here.
@@ -195,14 +214,16 @@ def modulate(
         >>> y = modulate(z, torch.tensor([0.5, 2.0]), torch.zeros(2))
         >>> torch.allclose(y, torch.full_like(y, 0.5))  # constants stay; the gate is sigmoid(0)
         True
+        >>> modulate(z, 1.0, 0.0, stride=2).shape
+        torch.Size([1, 2, 3, 3])
     """
     if has_torch_function_variadic(z, r, s):
         y: Tensor = handle_torch_function(
             modulate, (z, r, s), z, r, s, gaussian=gaussian, border=border, truncate=truncate,
-            max_radius=max_radius, backend=backend,
+            max_radius=max_radius, stride=stride, backend=backend,
         )  # fmt: skip
         return y
-    return _apply(z, r, s, "r", gaussian, border, truncate, max_radius, backend)
+    return _apply(z, r, s, "r", gaussian, border, truncate, max_radius, stride, backend)
 
 
 def gaussian_blur(
@@ -213,6 +234,7 @@ def gaussian_blur(
     border: str = "symmetric",
     truncate: float | None = None,
     max_radius: int = 15,
+    stride: int | tuple[int, int] = 1,
     backend: str | None = None,
 ) -> Tensor:
     r"""Depthwise Gaussian blur, differentiable in ``sigma``: ``modulate`` without the gate.
@@ -222,10 +244,11 @@ def gaussian_blur(
     Args:
         z: maps, as for ``modulate``.
         sigma: standard deviation in pixels; a number, or a tensor shaped as r there.
-        gaussian, border, truncate, max_radius, backend: as for ``modulate``.
+        gaussian, border, truncate, max_radius, stride, backend: as for ``modulate``. At a sigma of
+            half the stride, the finest wave that the smaller map can hold is damped to a third.
 
     Returns:
-        A tensor of the shape, dtype and memory format of ``z``.
+        As ``modulate``.
 
     Example:
         >>> import torch
@@ -238,10 +261,10 @@ def gaussian_blur(
     if has_torch_function_variadic(z, sigma):
         y: Tensor = handle_torch_function(
             gaussian_blur, (z, sigma), z, sigma, gaussian=gaussian, border=border,
-            truncate=truncate, max_radius=max_radius, backend=backend,
+            truncate=truncate, max_radius=max_radius, stride=stride, backend=backend,
         )  # fmt: skip
         return y
-    return _apply(z, sigma, None, "sigma", gaussian, border, truncate, max_radius, backend)
+    return _apply(z, sigma, None, "sigma", gaussian, border, truncate, max_radius, stride, backend)
 
 
 def warmup(z: Tensor, r: Tensor, s: Tensor, *, order: int = 1, **options: Any) -> None:

@@ -1,4 +1,5 @@
-"""``AKMConv2d`` and ``Modulation2d``: parameters and options around ``modulate``."""
+"""``AKMConv2d`` and ``Modulation2d``: parameters and options around ``modulate``; and ``Blurred``,
+what all layers with a learned σ share."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import numbers
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from akm_triton.functional import check_options, modulate
@@ -17,52 +19,28 @@ sampled Gaussian cut at 3σ, zeros outside the map."""
 
 GRANULARITIES = ("channel", "layer")
 OPTIONS = ("per", "gaussian", "border", "truncate", "max_radius")
+DECIMATIONS = ("after", "before")
 
 
-class _Modulated(nn.Module):
-    """What both layers share: the parameters r and s, their options and their initialisation."""
+class Blurred(nn.Module):
+    """What all layers share: the parameter r, and the options of the blur."""
 
     r: nn.Parameter
-    s: nn.Parameter
+    learned: tuple[str, ...] = ("r",)
+    """The names of the parameters beside those of a convolution."""
 
-    def _add_modulation(
+    def _add_blur(
         self, channels: int, per: str, gaussian: str, border: str,
         truncate: float | None, max_radius: int, device: Any, dtype: Any,
     ) -> None:  # fmt: skip
+        """The parameters without their values, and the options."""
         if per not in GRANULARITIES:
             raise ValueError(f"per must be one of {GRANULARITIES}, got {per!r}")
         self.truncate, self.max_radius = check_options(gaussian, border, truncate, max_radius)
         self.per, self.gaussian, self.border = per, gaussian, border
         count = channels if per == "channel" else 1
-        self.r = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
-        self.s = nn.Parameter(torch.empty(count, device=device, dtype=dtype))
-        self.reset_modulation()
-
-    def _remove_modulation(self) -> None:
-        """Undo ``_add_modulation``, whole or begun."""
-        for name in ("r", "s"):
-            self._parameters.pop(name, None)
-        for name in OPTIONS:
-            self.__dict__.pop(name, None)
-
-    def reset_modulation(self) -> None:
-        """r = 0.3 px (0.5 for the sampled family, whose gradient dies below), s = 2."""
-        nn.init.constant_(self.r, 0.3 if self.gaussian == "discrete" else 0.5)
-        nn.init.constant_(self.s, 2.0)
-
-    def modulate(self, z: Tensor) -> Tensor:
-        """Blur and gate ``z`` with this layer's r and s."""
-        return self.modulate_by(z, self.r, self.s)
-
-    def modulate_by(self, z: Tensor, r: Tensor, s: Tensor) -> Tensor:
-        """Blur and gate ``z`` with other r and s, and this layer's options."""
-        added = self._buffers.get("added_variance")  # by a SigmaSchedule
-        if added is not None:
-            r = _widened(r, added)
-        return modulate(
-            z, r, s, gaussian=self.gaussian, border=self.border,
-            truncate=self.truncate, max_radius=self.max_radius,
-        )  # fmt: skip
+        for name in self.learned:
+            setattr(self, name, nn.Parameter(torch.empty(count, device=device, dtype=dtype)))
 
     @property
     def sigma(self) -> Tensor:
@@ -70,11 +48,31 @@ class _Modulated(nn.Module):
         return self.r.abs()
 
     @property
-    def gate(self) -> Tensor:
-        """sigmoid(s)."""
-        return torch.sigmoid(self.s)
+    def decimation(self) -> tuple[int, int]:
+        """The stride of the blur: of the map that is blurred, which rows and columns are kept."""
+        return 1, 1
 
-    def _modulation_repr(self) -> str:
+    def blurred_size(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of the map that is blurred, where x is the layer's input."""
+        return x.shape[-2], x.shape[-1]
+
+    def _widened(self, r: Tensor) -> Tensor:
+        """r, or with a SigmaSchedule the σ of variance r² + τ². Where that is 0, σ is a millionth
+        of a pixel, and its derivative 0 as for r = 0: that of the root is infinite."""
+        added = self._buffers.get("added_variance")
+        if added is None:
+            return r
+        r = r.to(torch.promote_types(r.dtype, torch.float32))
+        return (r * r + added).clamp(min=1e-12).sqrt()
+
+    def _options(self) -> dict[str, Any]:
+        """Of the function that blurs."""
+        return dict(
+            gaussian=self.gaussian, border=self.border, truncate=self.truncate,
+            max_radius=self.max_radius, stride=self.decimation,
+        )  # fmt: skip
+
+    def _options_repr(self) -> str:
         return (
             f"per={self.per!r}, gaussian={self.gaussian!r}, border={self.border!r}, "
             f"truncate={self.truncate}, max_radius={self.max_radius}"
@@ -90,7 +88,7 @@ class _Modulated(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for name in ("r", "s"):
+        for name in self.learned:
             value = state_dict.get(prefix + name)
             if value is not None and value.numel() == 1:  # one for the layer serves each channel
                 shape = getattr(self, name).shape
@@ -98,11 +96,63 @@ class _Modulated(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _widened(r: Tensor, added: Tensor) -> Tensor:
-    """The σ of variance r² + ``added``. Where that is 0, σ is a millionth of a pixel, and its
-    derivative 0 as for r = 0: that of the root is infinite."""
-    r = r.to(torch.promote_types(r.dtype, torch.float32))
-    return (r * r + added).clamp(min=1e-12).sqrt()
+def check_decimate(decimate: Any) -> None:
+    if decimate not in DECIMATIONS:
+        raise ValueError(f"decimate must be one of {DECIMATIONS}, got {decimate!r}")
+
+
+class _Modulated(Blurred):
+    """What both layers with a gate share: the parameter s too."""
+
+    s: nn.Parameter
+    learned = ("r", "s")
+
+    def _add_modulation(self, *args: Any, **options: Any) -> None:
+        """As ``_add_blur``, and the values."""
+        self._add_blur(*args, **options)
+        self.reset_modulation()
+
+    def _remove_modulation(self) -> None:
+        """Undo ``_add_modulation``, whole or begun."""
+        for name in self.learned:
+            self._parameters.pop(name, None)
+        for name in OPTIONS:
+            self.__dict__.pop(name, None)
+
+    def reset_modulation(self) -> None:
+        """r = 0.3 px (0.5 for the sampled family, whose gradient dies below), s = 2."""
+        nn.init.constant_(self.r, 0.3 if self.gaussian == "discrete" else 0.5)
+        nn.init.constant_(self.s, 2.0)
+
+    def modulate(self, z: Tensor) -> Tensor:
+        """Blur and gate ``z`` with this layer's r and s."""
+        return self.modulate_by(z, self.r, self.s)
+
+    def modulate_by(self, z: Tensor, r: Tensor, s: Tensor) -> Tensor:
+        """Blur and gate ``z`` with other r and s, and this layer's options."""
+        return modulate(z, self._widened(r), s, **self._options())
+
+    @property
+    def gate(self) -> Tensor:
+        """sigmoid(s)."""
+        return torch.sigmoid(self.s)
+
+
+def as_channels(channels: Any) -> int:
+    """Raise for what is no number of channels."""
+    if isinstance(channels, bool) or not isinstance(channels, numbers.Integral):
+        raise TypeError(f"channels must be an int, got {channels!r}")
+    if channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
+    return int(channels)
+
+
+def check_channels(z: Any, channels: int) -> None:
+    """Raise for a map of other channels."""
+    if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
+        shape = sizes(z)
+        if len(shape) in (3, 4) and shape[-3] != channels:
+            raise ValueError(f"z must have {channels} channels, got shape {tuple(shape)}")
 
 
 class Modulation2d(_Modulated):
@@ -145,28 +195,20 @@ class Modulation2d(_Modulated):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(channels, bool) or not isinstance(channels, numbers.Integral):
-            raise TypeError(f"channels must be an int, got {channels!r}")
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
-        self.channels: int = int(channels)
-        self._add_modulation(channels, per, gaussian, border, truncate, max_radius, device, dtype)
+        self.channels = as_channels(channels)
+        self._add_modulation(
+            self.channels, per, gaussian, border, truncate, max_radius, device, dtype
+        )
 
     def reset_parameters(self) -> None:
         self.reset_modulation()
 
-    def check_channels(self, z: Tensor) -> None:
-        if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
-            shape = sizes(z)
-            if len(shape) in (3, 4) and shape[-3] != self.channels:
-                raise ValueError(f"z must have {self.channels} channels, got shape {tuple(shape)}")
-
     def forward(self, z: Tensor) -> Tensor:
-        self.check_channels(z)
+        check_channels(z, self.channels)
         return self.modulate(z)
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, {self._modulation_repr()}"
+        return f"{self.channels}, {self._options_repr()}"
 
 
 class AKMConv2d(_Modulated, nn.Conv2d):
@@ -184,9 +226,18 @@ class AKMConv2d(_Modulated, nn.Conv2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as for ``nn.Conv2d``.
         per, gaussian, border, truncate, max_radius: as for ``Modulation2d``.
+        decimate: what happens first at a stride. ``"after"``: the convolution takes it, and the
+            blur comes after; σ counts pixels of the layer's output. ``"before"``: the convolution
+            is computed at every pixel, blurred, and every stride-th row and column is kept; σ
+            counts pixels before the stride. That aliases less, and the convolution costs as much as
+            one without a stride. Without a stride both are the same.
 
     Shape:
         As ``nn.Conv2d``.
+
+    Raises:
+        ValueError, TypeError: as ``nn.Conv2d`` and ``modulate``; an unknown ``per`` or
+            ``decimate``.
 
     State dict: ``weight``, ``bias``, ``r``, ``s``. A checkpoint of ``nn.Conv2d`` loads with
     ``strict=False``; the paper's keys ``conv.weight``, ``conv.bias`` and an ``r``, ``s`` of one
@@ -199,7 +250,11 @@ class AKMConv2d(_Modulated, nn.Conv2d):
         torch.Size([2, 8, 14, 14])
         >>> layer.sigma.shape
         torch.Size([8])
+        >>> AKMConv2d(3, 8, 3, stride=2, decimate="before")(torch.randn(2, 3, 15, 15)).shape
+        torch.Size([2, 8, 7, 7])
     """
+
+    decimate: str = "after"  # of layers that were saved before there was a choice
 
     def __init__(
         self,
@@ -220,7 +275,9 @@ class AKMConv2d(_Modulated, nn.Conv2d):
         border: str = "symmetric",
         truncate: float | None = None,
         max_radius: int = 15,
+        decimate: str = "after",
     ) -> None:
+        check_decimate(decimate)
         nn.Conv2d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode,  # type: ignore[arg-type]  # checked there
@@ -229,6 +286,11 @@ class AKMConv2d(_Modulated, nn.Conv2d):
         self._add_modulation(
             out_channels, per, gaussian, border, truncate, max_radius, device, dtype
         )
+        self.decimate = decimate
+
+    def _remove_modulation(self) -> None:
+        super()._remove_modulation()
+        self.__dict__.pop("decimate", None)
 
     def reset_parameters(self) -> None:
         nn.Conv2d.reset_parameters(self)
@@ -243,15 +305,43 @@ class AKMConv2d(_Modulated, nn.Conv2d):
                 state_dict[prefix + name] = state_dict.pop(prefix + "conv." + name)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    @property
+    def decimation(self) -> tuple[int, int]:
+        return self.stride if self.decimate == "before" else (1, 1)  # type: ignore[return-value]
+
+    def blurred_size(self, x: Tensor) -> tuple[int, int]:
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        stride = (1, 1) if self.decimate == "before" else self.stride
+        rows, columns = (
+            (size + padding - dilation * (width - 1) - 1) // step + 1
+            for size, padding, dilation, width, step in zip(
+                x.shape[-2:], (top + bottom, left + right), self.dilation, self.kernel_size, stride,
+                strict=True,
+            )
+        )  # fmt: skip
+        return rows, columns
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What ``nn.Conv2d`` calls; here at every pixel, if the stride comes after the blur."""
+        if self.decimation == (1, 1):
+            return super()._conv_forward(input, weight, bias)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            edges = self._reversed_padding_repeated_twice
+            input, padding = F.pad(input, edges, mode=self.padding_mode), 0
+        return F.conv2d(input, weight, bias, 1, padding, self.dilation, self.groups)
+
     def forward(self, input: Tensor) -> Tensor:
         return self.modulate(nn.Conv2d.forward(self, input))
 
     def extra_repr(self) -> str:
-        return f"{nn.Conv2d.extra_repr(self)}, {self._modulation_repr()}"
+        text = f"{nn.Conv2d.extra_repr(self)}, {self._options_repr()}"
+        return text if self.decimate == "after" else f"{text}, decimate={self.decimate!r}"
 
 
 def modulation_names(model: nn.Module) -> list[str]:
-    """The names of the parameters that hold the r and s of ``model``, in the model's order.
+    """The names of the parameters that hold the r and s of ``model``, in the model's order. Pools
+    have an r only.
 
     They are found by layer, not by name: a parametrised, pruned or weight-normalised r counts with
     the parameters that it is computed from.
@@ -262,9 +352,9 @@ def modulation_names(model: nn.Module) -> list[str]:
     """
     found: set[nn.Parameter | None] = set()
     for layer in model.modules():
-        if isinstance(layer, _Modulated):
+        if isinstance(layer, Blurred):
             parametrizations: Any = getattr(layer, "parametrizations", {})
-            for name in ("r", "s"):
+            for name in layer.learned:
                 # torch.nn.utils.prune and its older norms rename what they compute from
                 found.update(layer._parameters.get(name + end) for end in ("", "_orig", "_g", "_v"))
                 if name in parametrizations:

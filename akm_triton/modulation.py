@@ -15,6 +15,7 @@ from torch import Tensor
 
 from akm_triton import backend as backends
 from akm_triton import flops, gated_taps, ops, sharding
+from akm_triton.backend.layout import Stride
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads
 from akm_triton.tracing import in_onnx_trace, is_plain, is_recorded, untracked
@@ -22,24 +23,24 @@ from akm_triton.tracing import in_onnx_trace, is_plain, is_recorded, untracked
 
 def modulate(
     z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: str,
-    max_radius: int, gaussian: str, truncate: float | None,
+    max_radius: int, gaussian: str, truncate: float | None, stride: Stride,
 ) -> Tensor:  # fmt: skip
-    """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone; r and s (1|C,) or (N, C), of one
-    shape."""
+    """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone, of the rows and columns that
+    ``stride`` keeps; r and s (1|C,) or (N, C), of one shape."""
     gated, s = s is not None, r if s is None else s
     window = gated, max_radius, gaussian, truncate
     plain = is_plain(z, r, s)
     if plain and backend == "triton":
         if is_recorded(z, r, s):
-            y: Tensor = _Modulate.apply(z, r, s, (border, window))
+            y: Tensor = _Modulate.apply(z, r, s, (border, window, stride))
             return y
-        return backends.get("triton").modulate(z, r, s, border, *window)[0]
+        return backends.get("triton").modulate(z, r, s, border, *window, stride)[0]
     sharding.prepare(z)
     taps_of = gated_taps.fused if backend == "triton" else gated_taps.plain
     t = taps_of(r, s, *window)
     if plain and not is_recorded(z, t) and not torch.is_autocast_enabled(z.device.type):
         with untracked():
-            y = backends.get(backend).blur(z, t, border, False)
+            y = backends.get(backend).blur(z, t, border, False, stride=stride)
         return y
     if not torch.compiler.is_compiling():
         if in_onnx_trace():
@@ -48,7 +49,7 @@ def modulate(
                 "dynamo=True, PyTorch's default"
             )
         flops.prepare()  # in inference mode no other code of ours comes before a counter
-    return ops.blur(z, t, border, False, backend)
+    return ops.blur_strided(z, t, border, stride, backend)
 
 
 _Window = tuple[bool, int, str, float | None]
@@ -87,13 +88,15 @@ class _Modulate(torch.autograd.Function):
     """Taps and blur on Triton as one node, which keeps z, r, s and the taps."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, _Window]) -> Tensor:
-        border, window = options
+    def forward(
+        ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, _Window, Stride]
+    ) -> Tensor:
+        border, window, ctx.stride = options
         y: Tensor
-        y, t = backends.get("triton").modulate(z, r, s, border, *window)
+        y, t = backends.get("triton").modulate(z, r, s, border, *window, ctx.stride)
         ctx.save_for_backward(z, r, s, t)
         ctx.set_materialize_grads(False)
-        ctx.options = options
+        ctx.options = border, window
         return y
 
     @staticmethod
@@ -101,6 +104,8 @@ class _Modulate(torch.autograd.Function):
         if g is None:
             return None, None, None, None
         z, r, s, t = ctx.saved_tensors
+        if ctx.stride != (1, 1):
+            g = ops.spread(g, z.shape[2:], ctx.stride)
         needs_z, needs_r, needs_s, _ = ctx.needs_input_grad
         # else this backward is differentiated again, or batched, or traced
         bare = is_plain(g, z, r, s) and not is_recorded(g, z, r, s)

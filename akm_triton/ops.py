@@ -7,6 +7,9 @@ and ``blur_pair``, T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, is the derivative of ``blur`
 A derivative of any of them, forward or reverse, is the same ops with a tangent or a cotangent in
 the place of what it differentiates, so these four ops suffice for derivatives of any order.
 
+``blur_strided`` is a blur of which a stride keeps some rows and columns. Its derivatives are those
+of the blur, of a cotangent with zeros where nothing was kept, so they are these four ops too.
+
 Shapes: maps (N, C, H, W); t and v (2, 1|C, R+1) or (2, N, C, R+1), centre tap first. A vjp takes
 which gradients are needed, the op's arguments and its cotangents; a jvp takes tangents and the op's
 arguments.
@@ -14,6 +17,7 @@ arguments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +27,14 @@ from torch import Tensor
 from akm_triton import backend as backends
 from akm_triton import batching
 from akm_triton.autograd import define
-from akm_triton.backend.layout import format_as, has_constant_size
+from akm_triton.backend.layout import (
+    Stride,
+    empty_like,
+    format_as,
+    has_constant_size,
+    is_channels_last,
+    kept_shape,
+)
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads, Needs
 from akm_triton.tracing import in_export
@@ -100,6 +111,89 @@ _blur = define(
 def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str) -> Tensor:
     """T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b)."""
     y: Tensor = _blur(z, t, border, adjoint and border not in SELF_ADJOINT, backend)
+    return y
+
+
+# blur_strided
+
+
+def spread(g: Tensor, size: Sequence[int], stride: Stride) -> Tensor:
+    """Maps of this size, (H, W), that are g where the stride keeps a row and a column, and else 0:
+    the adjoint of keeping them. In the memory format of g."""
+    last = is_channels_last(g)
+    x = g.permute(0, 2, 3, 1) if last else g  # slice_backward returns contiguous tensors
+    first = 1 if last else 2
+    for dim, (length, step) in enumerate(zip(size, stride, strict=True), first):
+        shape = [*x.shape[:dim], length, *x.shape[dim + 1 :]]
+        x = torch.ops.aten.slice_backward(x, shape, dim, 0, length, step)
+    return x.permute(0, 3, 1, 2) if last else x
+
+
+def _blur_strided_kernel(
+    z: Tensor, t: Tensor, border: str, down: int, across: int, backend: str
+) -> Tensor:
+    name = backend if has_constant_size(z) else "torch"
+    y: Tensor = backends.get(name).blur(z, t, border, False, stride=(down, across))
+    return y
+
+
+def _blur_strided_decomposes(
+    z: Tensor, t: Tensor, border: str, down: int, across: int, backend: str
+) -> bool:
+    return _blur_decomposes(z, t, border, False, backend)
+
+
+def _blur_strided_fake(
+    z: Tensor, t: Tensor, border: str, down: int, across: int, backend: str
+) -> Tensor:
+    return empty_like(z, (down, across))
+
+
+def _blur_strided_pixels(
+    z: Tensor, t: Tensor, border: str, down: int, across: int, backend: str
+) -> int:
+    """Kept rows of all columns, then kept rows of kept columns."""
+    n, c, rows, columns = kept_shape(z, (down, across))
+    return n * c * rows * (z.shape[3] + columns)
+
+
+def _blur_strided_vjp(
+    needs: Needs, z: Tensor, t: Tensor, border: str, down: int, across: int, backend: str,
+    g: Tensor | None,
+) -> Grads:  # fmt: skip
+    spread_g = None if g is None else spread(g, z.shape[2:], (down, across))
+    return blur_vjp(needs, z, t, border, False, backend, spread_g)
+
+
+def _blur_strided_jvp(
+    tangents: Grads, z: Tensor, t: Tensor, border: str, down: int, across: int, backend: str
+) -> Tensor | None:
+    dz, dt = tangents
+    along = None if dt is None else blur_pair(z, t, dt, border, False, backend)
+    return _sum(
+        None if dz is None else _blur_strided(dz, t, border, down, across, backend),
+        None if along is None else along[..., ::down, ::across],
+    )
+
+
+_blur_strided = define(
+    "blur_strided_r1(Tensor z, Tensor t, str border, int down, int across, str backend) -> Tensor",
+    _blur_strided_kernel,
+    fake=_blur_strided_fake,
+    vjp=_blur_strided_vjp,
+    jvp=_blur_strided_jvp,
+    vmap=partial(batching.into_batch, maps=1, taps=1),
+    decomposes=_blur_strided_decomposes,
+    maps=1,
+    passes=_blur_strided_pixels,
+)
+
+
+def blur_strided(z: Tensor, t: Tensor, border: str, stride: Stride, backend: str) -> Tensor:
+    """The rows and columns of T(a) z T(b)ᵀ that the stride keeps; the others are not computed."""
+    if stride == (1, 1):
+        return blur(z, t, border, False, backend)
+    y: Tensor = _blur_strided(z, t, border, *stride, backend)
     return y
 
 

@@ -22,6 +22,7 @@ from reference import composition
 Function = Callable[..., Any]
 RADIUS, BORDER = 3, "reflect"  # neither self-adjoint nor narrower than the map
 SHAPE = (2, 3, 5, 4)
+STRIDE = (2, 3)
 OPTIONS: dict[str, Any] = dict(gaussian="discrete", border=BORDER, max_radius=RADIUS)
 
 
@@ -43,6 +44,10 @@ DOWN, ACROSS = _basis(SHAPE[2]), _basis(SHAPE[3])
 
 def _plain_blur(z: Tensor, t: Tensor) -> Tensor:
     return torch.einsum("cm,mij,ncjl,cp,pkl->ncik", t[0], DOWN, z, t[1], ACROSS)
+
+
+def _plain_blur_strided(z: Tensor, t: Tensor) -> Tensor:
+    return _plain_blur(z, t)[..., :: STRIDE[0], :: STRIDE[1]]
 
 
 def _plain_blur_pair(z: Tensor, t: Tensor, v: Tensor) -> Tensor:
@@ -99,6 +104,10 @@ def op(
     t, v = leaf(2, 3, RADIUS + 1) / 8, leaf(2, 3, RADIUS + 1) / 8  # of sums near 1, as taps have
     if name == "blur":
         return lambda *x: ops.blur(*x, BORDER, False, backend), _plain_blur, [z, t]
+    if name == "blur_strided":
+        return (
+            lambda *x: ops.blur_strided(*x, BORDER, STRIDE, backend), _plain_blur_strided, [z, t]
+        )  # fmt: skip
     if name == "blur_pair":
         return lambda *x: ops.blur_pair(*x, BORDER, False, backend), _plain_blur_pair, [z, t, v]
     if name == "tap_grads":
@@ -122,7 +131,13 @@ def op(
     return call(ours), call(plain), [leaf(2, 2, *SHAPE[2:]), *values]
 
 
-OPS = ("blur", "blur_pair", "tap_grads", "blur_backward", "modulate", "AKMConv2d")
+OPS = ("blur", "blur_strided", "blur_pair", "tap_grads", "blur_backward")
+CALLABLES = (*OPS, "modulate", "AKMConv2d")
+OF_OPCHECK: dict[str, list[Any]] = {
+    "blur": [False], "blur_strided": [*STRIDE], "blur_pair": [False], "tap_grads": [],
+    "blur_backward": [],
+}  # fmt: skip
+"""What an op takes between its border and its backend."""
 
 
 # What is asked of them.

@@ -18,7 +18,7 @@ LEVELS = (
     ("akm_triton",),  # the public names
     ("akm_triton.meta",),
     ("akm_triton.tuning", "akm_triton.surgery"),
-    ("akm_triton.conditioned",),
+    ("akm_triton.conditioned", "akm_triton.pooling"),
     ("akm_triton.layers",),
     ("akm_triton.functional",),
     ("akm_triton.modulation",),

@@ -335,6 +335,7 @@ SHARDED = [  # shapes of r and s, options
     ((3,), dict(border="replicate")),
     ((4, 3), dict(border="zeros", truncate=3.0)),
     ((), dict(border="symmetric", gaussian="sampled")),
+    ((3,), dict(border="reflect", stride=(2, 1))),
 ]
 
 

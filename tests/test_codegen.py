@@ -13,6 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit
 
+from akm_triton.backend import triton as triton_backend
 from akm_triton.launch.device import H200
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.rule import rule
@@ -116,6 +117,23 @@ def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     (found,) = codegen.compiled([case])
     assert len(found) >= 6
     assert all(facts["spills"] == 0 for _, facts in found), found
+
+
+def test_a_strided_store_spills_nothing() -> None:
+    """Nor does it where registers are fewest, in channels_last."""
+    z = torch.empty(32, 64, 56, 56, dtype=torch.float16, device="meta")
+    z = z.contiguous(memory_format=torch.channels_last)
+    caught: list[compiler.KernelCall] = []
+
+    def catch(*args: Any, **constants: Any) -> None:
+        caught.append(compiler.KernelCall(*args, **constants))
+
+    with triton_backend.launching(catch, H200):
+        triton_backend.blur(z, torch.empty(2, 64, 16), "symmetric", False, stride=(2, 2))
+    (launch,) = caught
+    assert launch.name == "blur_kernel(strided)"
+    found = compiler.inspect(compiler.compile_call(launch, HOPPER))
+    assert found["spills"] == 0 and found["tensor_core_ops"] > 0
 
 
 @pytest.mark.parametrize("op", ["blur", "blur_backward"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import akm_triton as akm
 from reference import oracle
-from tests.capabilities import CAPABILITIES, OPS, check
+from tests.capabilities import CALLABLES, CAPABILITIES, check
 from tests.common import BORDERS, random
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -83,7 +83,7 @@ def test_runs_are_bitwise_equal() -> None:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CALLABLES)
 def test_capability(name: str, capability: str) -> None:
     check(name, capability, "triton", torch.float32, 1e-4, device="cuda")
 

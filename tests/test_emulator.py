@@ -189,6 +189,24 @@ def test_any_strides(kind: str, size: tuple[int, int], op: str, target: int) -> 
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("kind", KINDS[::3], ids=lambda kind: f"{str(kind[0])[6:]}-{kind[1]}")
+@pytest.mark.parametrize("stride", [(2, 2), (3, 1), (1, 50)], ids=str)
+@pytest.mark.parametrize("size", [(9, 14), (40, 20), (17, 100)], ids=str)
+def test_a_stride(
+    size: tuple[int, int], stride: tuple[int, int], kind: tuple[torch.dtype, str], target: int
+) -> None:
+    """Nothing is written but what is kept."""
+    dtype, layout = kind
+    z = common.random(1, 2, *size, seed=1, dtype=dtype, layout=layout)
+    a, b = (gaussians((2,), 4, seed) for seed in (2, 3))
+    with emulator(target):
+        y = ops.blur_strided(z, torch.stack([a, b]), "reflect", stride, "triton")
+    wanted = blurred(z, a, b, "reflect")[..., :: stride[0], :: stride[1]]
+    assert error(y, wanted) < TOLERANCE[dtype]
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("target", DEVICES)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("size", [12, 40, 70])
 def test_taps_of_each_sample(size: int, op: str, target: int) -> None:
@@ -269,7 +287,7 @@ EAGER = [
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("capability", EAGER)
-@pytest.mark.parametrize("name", capabilities.OPS)
+@pytest.mark.parametrize("name", capabilities.CALLABLES)
 def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKM_BACKEND", "triton")
     with stub_driver(90), unassembled():

@@ -20,21 +20,31 @@ from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
 from akm_triton.gaussian import _shared_rules
-from tests.capabilities import CAPABILITIES, COMPILED, OPS, SHAPE, PlainConv2d, check, op
+from tests.capabilities import (
+    CALLABLES,
+    CAPABILITIES,
+    COMPILED,
+    OF_OPCHECK,
+    OPS,
+    SHAPE,
+    PlainConv2d,
+    check,
+    op,
+)
 from tests.common import BORDERS, FAMILIES
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("capability", [x for x in CAPABILITIES if x not in COMPILED])
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CALLABLES)
 def test_capability(name: str, capability: str) -> None:
     check(name, capability, "torch", torch.float64, 1e-9)
 
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("capability", COMPILED)
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CALLABLES)
 def test_compiled_capability(name: str, capability: str) -> None:
     check(name, capability, "torch", torch.float64, 1e-9)
 
@@ -42,8 +52,8 @@ def test_compiled_capability(name: str, capability: str) -> None:
 def test_the_readme_names_every_transform() -> None:
     text = (ROOT / "tests" / "README.md").read_text("utf-8").partition("## Transforms")[2]
     found = re.findall(r"`([^`]+)`", text.partition("## Rules")[0])
-    assert set(OPS) <= set(found)
-    listed = [x for x in found if x not in (*OPS, "torch.func")]
+    assert set(CALLABLES) <= set(found)
+    listed = [x for x in found if x not in (*CALLABLES, "torch.func")]
     assert set(listed) == {*CAPABILITIES, "opcheck"}
 
 
@@ -88,7 +98,7 @@ def test_gradients_at_special_sigmas(border: str, gaussian: str, seed: int) -> N
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", OPS[:4])
+@pytest.mark.parametrize("name", OPS)
 def test_opcheck(name: str, channels_last: bool) -> None:
     args = op(name, "torch", torch.float32)[2]
     if channels_last:
@@ -96,8 +106,7 @@ def test_opcheck(name: str, channels_last: bool) -> None:
         pairs = zip(args, is_map, strict=True)
         args = [x.to(memory_format=torch.channels_last) if m else x for x, m in pairs]
     args = [x.detach().requires_grad_() for x in args]
-    direction = [False] if name in ("blur", "blur_pair") else []
-    options = ["symmetric", *direction, "torch"]
+    options = ["symmetric", *OF_OPCHECK[name], "torch"]
     overload = getattr(torch.ops.akm_triton, name + "_r1").default
     torch.library.opcheck(overload, (*args, *options))
 
@@ -473,16 +482,18 @@ def fake(x, *dynamic):
 
 z = torch.randn(4, 3, 56, 56, dtype=torch.float16, requires_grad=True)
 r, s = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
-graph = aot_export_joint_simple(
-    lambda z, r, s: (modulation.modulate(z, r, s, "symmetric", "triton", 7, "discrete", None),),
-    [fake(z, 0), fake(r), fake(s)], trace_joint=True,
-)
-nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-launches = [node.kwargs for node in nodes if "triton_kernel_wrapper" in str(node.target)]
-assert not any("akm_triton" in str(node.target) for node in nodes)
-assert [x["tensors_to_clone"] for x in launches] == [
-    ["a_ptr", "b_ptr"], ["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"], ["dr_ptr", "ds_ptr"],
-]
+for stride in ((1, 1), (2, 2)):
+    options = "symmetric", "triton", 7, "discrete", None, stride
+    graph = aot_export_joint_simple(
+        lambda z, r, s: (modulation.modulate(z, r, s, *options),),
+        [fake(z, 0), fake(r), fake(s)], trace_joint=True,
+    )
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    launches = [node.kwargs for node in nodes if "triton_kernel_wrapper" in str(node.target)]
+    assert not any("akm_triton" in str(node.target) for node in nodes)
+    assert [x["tensors_to_clone"] for x in launches] == [
+        ["a_ptr", "b_ptr"], ["y_ptr"], ["dz_ptr", "da_ptr", "db_ptr"], ["dr_ptr", "ds_ptr"],
+    ]
 assert not env.guards, env.guards
 """
 

@@ -63,6 +63,7 @@ problems = st.builds(
     op=st.sampled_from(OPS), n=st.integers(1, 4096), c=st.integers(1, 2048), h=sides, w=sides,
     radius=st.integers(1, MAX_RADIUS), border=st.sampled_from(BORDERS),
     itemsize=st.sampled_from((2, 4)), channels_last=st.booleans(), per_sample=st.booleans(),
+    stride=st.just((1, 1)),
 )  # fmt: skip
 
 
@@ -490,9 +491,10 @@ def test_the_key_tells_apart_what_runs_another_kernel() -> None:
         for change in (
             {"op": "blur_pair"}, {"n": 9}, {"c": 65}, {"h": 57}, {"w": 57}, {"radius": 14},
             {"border": "zeros"}, {"itemsize": 4}, {"channels_last": True}, {"per_sample": True},
+            {"stride": (2, 2)}, {"stride": (1, 2)},
         )
     ]  # fmt: skip
-    assert len({base.key, *(x.key for x in others)}) == 11
+    assert len({base.key, *(x.key for x in others)}) == 13
     assert base._replace(n=5).key == base.key
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from akm_triton.backend.layout import channels_last, is_channels_last
+from akm_triton.backend.layout import Stride, channels_last, is_channels_last
 from akm_triton.borders import SELF_ADJOINT, fold_index
 
 FEW = 3
@@ -25,20 +25,22 @@ def serves(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
     return a.dim() == b.dim() == 2 and border in SELF_ADJOINT and z.numel() > 0
 
 
-def blur(z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
-    """T(a) z T(b)ᵀ: z (N, C, H, W); a and b (1|C, R+1)."""
+def blur(z: Tensor, a: Tensor, b: Tensor, border: str, stride: Stride = (1, 1)) -> Tensor:
+    """T(a) z T(b)ᵀ: z (N, C, H, W); a and b (1|C, R+1); of the rows and columns that ``stride``
+    keeps."""
     if a.shape[-1] - 1 <= FEW:
-        return _convolve(z, _rows(a) * _columns(b), BOTH, border)
-    rows_done = _convolve(channels_last(z), _rows(a), ROWS, border)
-    return _convolve(rows_done, _columns(b), COLUMNS, border)
+        return _convolve(z, _rows(a) * _columns(b), BOTH, border, stride)
+    rows_done = _convolve(channels_last(z), _rows(a), ROWS, border, (stride[0], 1))
+    return _convolve(rows_done, _columns(b), COLUMNS, border, (1, stride[1]))
 
 
-def blur_any_size(z: Tensor, a: Tensor, b: Tensor, border: str) -> Tensor:
+def blur_any_size(z: Tensor, a: Tensor, b: Tensor, border: str, stride: Stride = (1, 1)) -> Tensor:
     """``blur`` by operations in which N, H and W may be symbols, for every border, and for taps of
     each sample too, (N, C, R+1)."""
     if a.dim() == 2:
-        return blur(z, a, b, border)
-    return _shift(_shift(z, _rows(a), ROWS, border), _columns(b), COLUMNS, border)
+        return blur(z, a, b, border, stride)
+    rows_done = _shift(z, _rows(a), ROWS, border, stride[0])
+    return _shift(rows_done, _columns(b), COLUMNS, border, stride[1])
 
 
 def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
@@ -83,7 +85,7 @@ def _separable_grads(
     return dv, da.sum_to_size(a.shape), db.sum_to_size(b.shape)
 
 
-def _shift(x: Tensor, taps: Tensor, dims: tuple[int], border: str) -> Tensor:
+def _shift(x: Tensor, taps: Tensor, dims: tuple[int], border: str, stride: int) -> Tensor:
     """``_convolve`` along one axis by taps of each sample. A convolution would have N·C groups, and
     in ONNX their number cannot vary."""
     dim, size = dims[0], x.shape[dims[0]]
@@ -91,8 +93,12 @@ def _shift(x: Tensor, taps: Tensor, dims: tuple[int], border: str) -> Tensor:
     x = F.pad(x, (columns, columns, rows, rows))
     y = torch.zeros((), dtype=x.dtype, device=x.device)
     for i, tap in enumerate(taps.flatten(2).unbind(-1)):
-        y = y + tap[..., None, None] * x.narrow(dim, i, size)
+        y = y + tap[..., None, None] * _every(x.narrow(dim, i, size), dim, stride)
     return y
+
+
+def _every(x: Tensor, dim: int, stride: int) -> Tensor:
+    return x if stride == 1 else x[(slice(None),) * dim + (slice(None, None, stride),)]
 
 
 def _two_sided(taps: Tensor) -> Tensor:
@@ -117,11 +123,13 @@ def _columns(taps: Tensor) -> Tensor:
     return _two_sided(taps)[..., None, None, :]
 
 
-def _convolve(x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str) -> Tensor:
+def _convolve(
+    x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str, stride: Stride = (1, 1)
+) -> Tensor:
     channels = x.shape[1]
     x, padding = _extended(x, taps, dims, border)
     taps = taps.expand(channels, -1, -1, -1)
-    return F.conv2d(x, taps, padding=padding, groups=channels)
+    return F.conv2d(x, taps, stride=stride, padding=padding, groups=channels)
 
 
 def _taps_grad(g: Tensor, x: Tensor, taps: Tensor, dims: tuple[int, ...], border: str) -> Tensor:

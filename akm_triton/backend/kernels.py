@@ -50,11 +50,11 @@ def blur_kernel(
     b_ptr, b_stride_n, b_stride_c,
     c_ptr, d_ptr,
     C, share, extra,
-    ADJOINT: tl.constexpr, PAIR: tl.constexpr,
+    ADJOINT: tl.constexpr, PAIR: tl.constexpr, EVERY: tl.constexpr,
     MAP: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """y = T(a) z T(b)ᵀ, or its adjoint T(a)ᵀ z T(b); with PAIR plus the same of c and d, which have
-    the strides of a and b."""
+    the strides of a and b. Of its rows and columns those are written that EVERY says."""
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     BLOCKS: tl.constexpr = triton.cdiv(MAP.H, TILE.BLOCK_H)
     ROW_BORDER: tl.constexpr = "zeros" if ADJOINT else MAP.BORDER
@@ -97,7 +97,7 @@ def blur_kernel(
                 tc = column_operands(c_ptr, row, c_scale, c_centre, ADJOINT, MAP, TILE, DTYPE)
             w = column_product(tc, z, PRECISION).to(DTYPE)
             y += rescaled(tl.dot(w, td, input_precision=PRECISION), c_scale * d_scale, DTYPE)
-        store_rows(y_n, y, row, out, Y_STRIDES, mask_y, MAP, TILE)
+        store_rows(y_n, y, row, out, Y_STRIDES, mask_y, MAP, TILE, EVERY)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -175,7 +175,7 @@ def grad_kernel(
             db = tl.dot(transpose(w), z_at, db, input_precision=PRECISION)
         if NEED_DZ:
             dz = rescaled(tl.dot(w, tb, input_precision=PRECISION), a_scale * b_scale, DTYPE)
-            store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE)
+            store_rows(dz_n, dz, row, out, DZ_STRIDES, own, MAP, TILE, (1, 1))
 
     R: tl.constexpr = MAP.RADIUS
     n = tap_numbers(R, PLANES)

@@ -1,7 +1,11 @@
-"""Memory formats of maps: one definition of what is channels_last."""
+"""Memory formats and sizes of maps: one definition of what is channels_last, and of what a stride
+keeps."""
 
 import torch
 from torch import Tensor
+
+Stride = tuple[int, int]
+"""Of rows and of columns: (2, 3) keeps every second row and every third column."""
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -15,14 +19,25 @@ def has_constant_size(z: Tensor) -> bool:
     return all(isinstance(size, int) for size in z.shape[2:])
 
 
+def kept_shape(z: Tensor, stride: Stride) -> tuple[int, ...]:
+    """Of the rows and columns of z that a stride keeps: the first, and every stride-th after it."""
+    n, c, h, w = z.shape
+    down, across = stride
+    return n, c, (h + down - 1) // down, (w + across - 1) // across
+
+
 def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def empty_like(z: Tensor) -> Tensor:
-    """An output in the memory format of z: channels_last or contiguous, whatever z's strides."""
+def empty_like(z: Tensor, stride: Stride = (1, 1)) -> Tensor:
+    """An output in the memory format of z: channels_last or contiguous, whatever z's strides; of
+    the rows and columns that ``stride`` keeps."""
     memory_format = torch.channels_last if is_channels_last(z) else torch.contiguous_format
-    return torch.empty_like(z, memory_format=memory_format)
+    if stride == (1, 1):
+        return torch.empty_like(z, memory_format=memory_format)
+    shape = kept_shape(z, stride)
+    return torch.empty(shape, dtype=z.dtype, device=z.device, memory_format=memory_format)
 
 
 def format_as(z: Tensor, y: Tensor) -> Tensor:

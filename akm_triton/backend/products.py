@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from akm_triton.backend.layout import format_as, is_channels_last
+from akm_triton.backend.layout import Stride, format_as, is_channels_last
 from akm_triton.borders import SELF_ADJOINT, RowBlock, indicator, row_blocks
 
 # Measured on a CPU in float32, maps 7² to 224²: on small maps a product per plane is too small to
@@ -32,16 +32,19 @@ PART = 2**20
 
 class _Band(NamedTuple):
     block: RowBlock
-    matrix: Tensor  # (G or 1, rows, columns), a block of T(a) or T(a)ᵀ
+    matrix: Tensor  # (G or 1, rows kept, columns), a block of T(a) or T(a)ᵀ
 
 
-def blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False) -> Tensor:
-    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b).
+def blur(
+    z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False, stride: Stride = (1, 1)
+) -> Tensor:
+    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b), of the rows and columns that ``stride``
+    keeps: those are the rows of T(a) and T(b) that meet z.
 
     Shape: z (N, C, H, W); a and b (1, R+1), (C, R+1) or (N, C, R+1), centre tap first. y is as z
-    in shape, dtype and memory format; half precision is computed in float32.
+    in dtype and memory format; half precision is computed in float32.
     """
-    parts = [_blur(border, adjoint, *part) for part in _parts([z], a, b)]
+    parts = [_blur(border, adjoint, stride, *part) for part in _parts([z], a, b)]
     return format_as(z, _cat(parts, 1))
 
 
@@ -67,10 +70,10 @@ def blur_backward(
 # The three on one part of the channels, in the dtype of the computation and any strides.
 
 
-def _blur(border: str, adjoint: bool, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _blur(border: str, adjoint: bool, stride: Stride, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     x, ta, tb = _group(z, a, b).contiguous(), _group_taps(a, b, z), _group_taps(b, a, z)
-    down = _bands(ta, z.shape[2], border, adjoint)
-    across = _bands(tb, z.shape[3], border, adjoint)
+    down = _bands(ta, z.shape[2], border, adjoint, stride[0])
+    across = _bands(tb, z.shape[3], border, adjoint, stride[1])
     if _area(z) <= ROTATED_AREA:
         x = _rotate(_rotate(x, across), down).permute(0, 3, 1, 2)
     else:
@@ -114,8 +117,8 @@ def _blur_backward(
 
 def _across(x: Tensor, bands: list[_Band]) -> Tensor:
     rows = x.flatten(1, 2)
-    parts = [_inputs_of(rows, block) @ matrix.mT for block, matrix in bands]
-    return _cat(parts, -1).view(x.shape)
+    y = _cat([_inputs_of(rows, block) @ matrix.mT for block, matrix in bands], -1)
+    return y.view(*x.shape[:3], y.shape[-1])
 
 
 def _down(x: Tensor, bands: list[_Band]) -> Tensor:
@@ -126,8 +129,8 @@ def _down(x: Tensor, bands: list[_Band]) -> Tensor:
 def _rotate(x: Tensor, bands: list[_Band]) -> Tensor:
     """(G, P, Q, K) → (G, K, P, Q)"""
     rows = x.flatten(1, 2)
-    parts = [matrix @ _inputs_of(rows, block).mT for block, matrix in bands]
-    return _cat(parts, 1).view(x.shape[0], x.shape[3], x.shape[1], x.shape[2])
+    y = _cat([matrix @ _inputs_of(rows, block).mT for block, matrix in bands], 1)
+    return y.view(x.shape[0], y.shape[1], x.shape[1], x.shape[2])
 
 
 def _unrotate(x: Tensor, bands: list[_Band]) -> Tensor:
@@ -149,15 +152,19 @@ def _diagonals(left: Tensor, right: Tensor, taps: Tensor, border: str) -> Tensor
     return grad
 
 
-def _bands(taps: Tensor, size: int, border: str, adjoint: bool = False) -> list[_Band]:
-    """T(taps), or its transpose, in blocks of rows."""
+def _bands(
+    taps: Tensor, size: int, border: str, adjoint: bool = False, stride: int = 1
+) -> list[_Band]:
+    """T(taps), or its transpose, in blocks of rows, every stride-th of them."""
     radius, transpose = taps.shape[-1] - 1, adjoint and border not in SELF_ADJOINT
-    return [
-        _Band(
-            block, (taps @ indicator(block, radius, border, taps, transpose)).view(-1, *block.shape)
-        )
-        for block in row_blocks(size, radius, border, ROWS)
-    ]
+    bands = []
+    for block in row_blocks(size, radius, border, ROWS):
+        entries = taps @ indicator(block, radius, border, taps, transpose)
+        matrix = entries.view(-1, *block.shape)
+        if stride > 1:
+            matrix = matrix[:, -block.start % stride :: stride]
+        bands.append(_Band(block, matrix))
+    return bands
 
 
 def _inputs_of(x: Tensor, block: RowBlock) -> Tensor:
@@ -229,7 +236,7 @@ def _group(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _ungroup(x: Tensor, z: Tensor) -> Tensor:
     """(G, M, H, W) → (N, C, H, W) as z."""
     n, c = z.shape[:2]
-    return x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(z.shape)
+    return x.transpose(0, 1) if x.shape[:2] == (c, n) else x.reshape(n, c, *x.shape[2:])
 
 
 def _group_taps(taps: Tensor, other: Tensor, z: Tensor) -> Tensor:

@@ -16,18 +16,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from akm_triton.backend.layout import Stride
 from akm_triton.tracing import PLAIN_TYPES, TRIED, outside_transforms
 
 
 def serves(z: Tensor, a: Tensor, b: Tensor, border: str) -> bool:
     """Whether this algorithm is right for these."""
-    return border == "symmetric" and (a.dim() == 3 or b.dim() == 3)
+    return border == "symmetric" and (a.dim() == 3 or b.dim() == 3) and z.numel() > 0
 
 
-def blur(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """T(a) z T(b)ᵀ: z (N, C, H, W); a and b (1|C, R+1) or (N, C, R+1)."""
+def blur(z: Tensor, a: Tensor, b: Tensor, stride: Stride = (1, 1)) -> Tensor:
+    """T(a) z T(b)ᵀ: z (N, C, H, W); a and b (1|C, R+1) or (N, C, R+1); of the rows and columns that
+    ``stride`` keeps."""
     down, across = _axes(z, a)
-    return _back(_there(z, down, across) * _gain(z, a, b, down, across), z, down, across)
+    there = _there(z, down, across) * _gain(z, a, b, down, across)
+    return _back(there, z, down, across, stride)
 
 
 def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,11 +92,13 @@ def _there(z: Tensor, down: _Axis, across: _Axis) -> Tensor:
     return (down.basis @ x.reshape(w * n * c, h).mT).view(h, w, n * c)
 
 
-def _back(x: Tensor, like: Tensor, down: _Axis, across: _Axis) -> Tensor:
-    """The inverse of ``_there``."""
+def _back(x: Tensor, like: Tensor, down: _Axis, across: _Axis, stride: Stride = (1, 1)) -> Tensor:
+    """The inverse of ``_there``, of the rows and columns that ``stride`` keeps."""
     n, c, h, w = like.shape
-    x = x.reshape(h, w * n * c).mT @ down.basis
-    return (x.view(w, n * c * h).mT @ across.basis).view(n, c, h, w)
+    rows, columns = down.basis[:, :: stride[0]], across.basis[:, :: stride[1]]
+    x = x.reshape(h, w * n * c).mT @ rows
+    x = x.view(w, n * c * rows.shape[1]).mT @ columns
+    return x.view(n, c, rows.shape[1], columns.shape[1])
 
 
 def _gain(z: Tensor, a: Tensor, b: Tensor, down: _Axis, across: _Axis) -> Tensor:

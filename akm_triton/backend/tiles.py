@@ -195,12 +195,20 @@ def load_again(
 
 @triton.jit
 def store_rows(
-    ptr, tile, row, columns, STRIDES: tl.constexpr, mask, MAP: tl.constexpr, TILE: tl.constexpr
-):
-    """Write a tile whose rows begin at ``row``."""
+    ptr, tile, row, columns, STRIDES: tl.constexpr, mask, MAP: tl.constexpr, TILE: tl.constexpr,
+    EVERY: tl.constexpr,
+):  # fmt: skip
+    """Write a tile whose rows begin at ``row``: every EVERY[0]-th row of the map, and every
+    EVERY[1]-th column."""
     i = rows_of(row + tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
     k = columns_of(columns, TILE.PLANES)
     mask &= (i < MAP.H) & (k < MAP.W)
+    if EVERY[0] > 1:
+        mask &= i % EVERY[0] == 0
+        i = i // EVERY[0]
+    if EVERY[1] > 1:
+        mask &= k % EVERY[1] == 0
+        k = k // EVERY[1]
     if MAP.H * STRIDES[2] + MAP.W * STRIDES[3] >= 2**31:
         i = i.to(tl.int64)
         k = k.to(tl.int64)

@@ -12,25 +12,30 @@ import torch
 from torch import Tensor
 
 from akm_triton.backend import convolution, products, spectral
-from akm_triton.backend.layout import format_as, has_constant_size, is_channels_last
+from akm_triton.backend.layout import Stride, format_as, has_constant_size, is_channels_last
 
 
-def blur(z: Tensor, t: Tensor, border: str, adjoint: bool = False) -> Tensor:
-    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b)."""
-    return _blur(z, t[0], t[1], border, adjoint)
+def blur(
+    z: Tensor, t: Tensor, border: str, adjoint: bool = False, stride: Stride = (1, 1)
+) -> Tensor:
+    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b). Of y only the rows and columns are
+    computed that ``stride`` keeps."""
+    return _blur(z, t[0], t[1], border, adjoint, stride)
 
 
-def _blur(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool) -> Tensor:
+def _blur(
+    z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool, stride: Stride = (1, 1)
+) -> Tensor:
     if not has_constant_size(z):
         x, a, b = _lifted(z, a, b)
-        return format_as(z, convolution.blur_any_size(x, a, b, border))
+        return format_as(z, convolution.blur_any_size(x, a, b, border, stride))
     if _convolves(z, a, b, border, grads=False):
         x, a, b = _lifted(z, a, b)
-        return format_as(z, convolution.blur(x, a, b, border))
+        return format_as(z, convolution.blur(x, a, b, border, stride))
     if _in_cosines(z, a, b, border):
         x, a, b = _lifted(z, a, b)
-        return format_as(z, spectral.blur(x, a, b))
-    return products.blur(z, a, b, border, adjoint)
+        return format_as(z, spectral.blur(x, a, b, stride))
+    return products.blur(z, a, b, border, adjoint, stride)
 
 
 def blur_pair(z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool = False) -> Tensor:
@@ -68,7 +73,7 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
 
 
 def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> bool:
-    """The rule, measured on a CPU in float32: maps 7² to 224², radius 1 to 31."""
+    """The rule, measured on a CPU in float32, without a stride: maps 7² to 224², radius 1 to 31."""
     if z.device.type != "cpu" or not convolution.serves(z, a, b, border):
         return False
     radius, side, last = a.shape[-1] - 1, min(z.shape[2:]), is_channels_last(z)

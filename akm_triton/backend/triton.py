@@ -23,7 +23,7 @@ from akm_triton.backend.launcher import (
     launching,
     takes,
 )
-from akm_triton.backend.layout import empty_like
+from akm_triton.backend.layout import Stride, empty_like
 from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
 from akm_triton.launch.device import describe
@@ -57,18 +57,20 @@ def _prepare(made: _Made, x: Tensor, *key: Hashable) -> _Made:
     return made
 
 
-def _problem(op: str, z: Tensor, t: Tensor, border: str) -> Problem:
+def _problem(op: str, z: Tensor, t: Tensor, border: str, stride: Stride = (1, 1)) -> Problem:
     n, c, h, w = z.shape
     return Problem(
         op, value_at_trace(n) if in_graph(z) else n, c, h, w, t.shape[-1] - 1, border,
         z.element_size(), c > 1 and z.stride(1) == 1,  # dense or not, channels lie side by side
-        t.dim() == 4,
+        t.dim() == 4, stride,
     )  # fmt: skip
 
 
-def _grids(op: str, z: Tensor, t: Tensor, border: str, plan: Plan | None) -> tuple[Grid, ...]:
+def _grids(
+    op: str, z: Tensor, t: Tensor, border: str, plan: Plan | None, stride: Stride = (1, 1)
+) -> tuple[Grid, ...]:
     """The launches of an op: those of ``plan``, or else of what the chooser finds."""
-    problem, device = _problem(op, z, t, border), interception.device or describe(z.device)
+    problem, device = _problem(op, z, t, border, stride), interception.device or describe(z.device)
     return choice.choose(problem, device).grids if plan is None else grids(plan, problem, device)
 
 
@@ -108,9 +110,13 @@ def _tap_strides(t: Tensor) -> tuple[int, int]:
 # blur and blur_pair
 
 
-def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan | None = None) -> Tensor:
-    """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y."""
-    return _blur("blur_adjoint" if adjoint else "blur", z, (t.contiguous(),), border, plan)
+def blur(
+    z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan | None = None,
+    stride: Stride = (1, 1),
+) -> Tensor:  # fmt: skip
+    """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y. Of y only the rows
+    and columns are written that ``stride`` keeps."""
+    return _blur("blur_adjoint" if adjoint else "blur", z, (t.contiguous(),), border, plan, stride)
 
 
 def blur_pair(
@@ -121,23 +127,26 @@ def blur_pair(
     return _blur(op, z, (t.contiguous(), v.contiguous()), border, plan)
 
 
-def _blur(op: str, z: Tensor, taps: tuple[Tensor, ...], border: str, plan: Plan | None) -> Tensor:
+def _blur(
+    op: str, z: Tensor, taps: tuple[Tensor, ...], border: str, plan: Plan | None,
+    stride: Stride = (1, 1),
+) -> Tensor:  # fmt: skip
     x = _float32_for_interpreter(z)
-    y = empty_like(x)
+    y = empty_like(x, stride)
     if z.numel() > 0:
-        _blur_launcher(op, x, y, taps[0], border, plan)(x, y, *taps)
+        _blur_launcher(op, x, y, taps[0], border, plan, stride)(x, y, *taps)
     return _back(y, z)
 
 
 def _blur_launcher(
-    op: str, z: Tensor, y: Tensor, t: Tensor, border: str, plan: Plan | None
+    op: str, z: Tensor, y: Tensor, t: Tensor, border: str, plan: Plan | None, stride: Stride
 ) -> Launcher:
     if plan is None and choice.observers:
-        _observe(_problem(op, z, t, border), z)
-    key = op, border, plan, z.shape, z.stride(), z.dtype, t.shape, t.dtype
+        _observe(_problem(op, z, t, border, stride), z)
+    key = op, border, plan, stride, z.shape, z.stride(), z.dtype, t.shape, t.dtype
     launch: Launcher | None = _prepared(z, *key)
     if launch is None:
-        (grid,) = _grids(op, z, t, border, plan)
+        (grid,) = _grids(op, z, t, border, plan, stride)
         launch = _prepare(_blur_launch(z, y, t, grid), z, *key)
     return launch
 
@@ -278,20 +287,22 @@ def gated_taps(
 
 def modulate(
     z: Tensor, r: Tensor, s: Tensor, border: str,
-    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None, stride: Stride,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(y, t): ``gated_taps`` and then ``blur`` of a map that is not empty, prepared together."""
     window = gated, max_radius, gaussian, truncate
     if INTERPRET:
         t = gated_taps(r, s, *window)
-        return blur(z, t, border, False), t
-    r, s, y = r.contiguous(), s.contiguous(), empty_like(z)
+        return blur(z, t, border, False, stride=stride), t
+    r, s, y = r.contiguous(), s.contiguous(), empty_like(z, stride)
     t = torch.empty((2, *r.shape, max_radius + 1), dtype=torch.float32, device=r.device)
-    key = "modulate", border, window, z.shape, z.stride(), z.dtype, r.shape, r.dtype, s.dtype
+    key = (
+        "modulate", border, window, stride, z.shape, z.stride(), z.dtype, r.shape, r.dtype, s.dtype,
+    )  # fmt: skip
     both = None if choice.observers else _prepared(z, *key)
     if both is None:
         taps = _taps_launch(tap_kernels.gated_taps_kernel, (r, s, t), *window)
-        both = _prepare((taps, _blur_launcher("blur", z, y, t, border, None)), z, *key)
+        both = _prepare((taps, _blur_launcher("blur", z, y, t, border, None, stride)), z, *key)
     both[0](r, s, t)
     both[1](z, y, t)
     return y, t

@@ -178,7 +178,7 @@ def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
         num_stages=cfg.num_stages,
     )  # fmt: skip
     if not (launch.da or launch.db):
-        constants |= dict(PAIR=problem.pair)
+        constants |= dict(PAIR=problem.pair, EVERY=problem.stride)
     if cfg.registers:
         constants |= dict(maxnreg=cfg.registers)
     share, extra = divmod(problem.n * -(-problem.h // cfg.block_h), splits)

@@ -29,6 +29,8 @@ class Problem(NamedTuple):
     channels_last: bool
     per_sample: bool = False
     """Whether each sample has its own taps."""
+    stride: tuple[int, int] = (1, 1)
+    """Of the rows and columns of a blur that are written."""
 
     @property
     def longest_side(self) -> int:
@@ -64,10 +66,17 @@ class Problem(NamedTuple):
         return {"blur_backward": ("dz", *taps), "tap_grads": taps}.get(self.op, ("dz",))
 
     @property
+    def written(self) -> int:
+        """Pixels of a plane of the map that it writes."""
+        down, across = self.stride
+        return -(-self.h // down) * -(-self.w // across)
+
+    @property
     def bytes(self) -> int:
         """Bytes of the maps that it reads, z and perhaps g, and of the one it may write."""
-        maps = 1 + ("da" in self.outputs) + ("dz" in self.outputs)
-        return maps * self.n * self.c * self.h * self.w * self.itemsize
+        read = (1 + ("da" in self.outputs)) * self.h * self.w
+        pixels = read + ("dz" in self.outputs) * self.written
+        return self.n * self.c * pixels * self.itemsize
 
     @property
     def unaligned_rows(self) -> bool:
@@ -81,7 +90,8 @@ class Problem(NamedTuple):
         batch = 1 << max(self.n - 1, 0).bit_length()
         layout = "channels_last" if self.channels_last else "nchw"
         taps = " per-sample" if self.per_sample else ""
+        stride = "" if self.stride == (1, 1) else " stride {}x{}".format(*self.stride)
         return (
             f"{self.op} {8 * self.itemsize}-bit {layout} {batch}x{self.c}x{self.h}x{self.w} "
-            f"R={self.radius} {self.border}{taps}"
+            f"R={self.radius} {self.border}{taps}{stride}"
         )

@@ -77,6 +77,8 @@ def refusal(problem: Problem) -> str | None:
     """What the sliding form cannot do of this problem, or None."""
     if problem.pair:
         return "a pair of taps"
+    if problem.stride != (1, 1):
+        return "every row where some are kept"
     if problem.asymmetric:
         return f"an adjoint that the border {problem.border!r} makes another operator"
     if not 1 <= problem.radius <= LONGEST:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from akm_triton.layers import OPTIONS, AKMConv2d, Modulation2d
+from akm_triton.layers import OPTIONS, AKMConv2d, Modulation2d, check_decimate
 from akm_triton.surgery.match import Selector, selectors
 from akm_triton.surgery.places import (
     Modulated,
@@ -75,6 +75,7 @@ def convert(
     min_channels: int = 16,
     exact: bool = True,
     r: float | None = None,
+    decimate: str = "after",
     optimizers: torch.optim.Optimizer | Iterable[torch.optim.Optimizer] = (),
     **options: Any,
 ) -> Report:
@@ -103,6 +104,8 @@ def convert(
             only the small blur changes the output: at ``r=0`` it is the same to rounding.
         r: where r starts, in pixels; ``None`` for 0.05, or 0.5 for ``gaussian="sampled"``, whose
             gradient dies below. At 0 it does not learn.
+        decimate: what happens first in a convolution with a stride, see ``AKMConv2d``. Where
+            modulation goes after a norm, the stride has come first, which ``"before"`` warns of.
         optimizers: get the new parameters: that of the layer's weight, in a new group with the
             options of the weight's, but no weight decay; else the first. Make schedulers of the
             learning rate afterwards.
@@ -119,7 +122,8 @@ def convert(
             weight that layers share. The model is then as it was.
 
     Warns:
-        UserWarning: a gate that stays before a norm that divides it out.
+        UserWarning: a gate that stays before a norm that divides it out; with
+            ``decimate="before"``, a convolution whose stride comes before its modulation.
 
     Example:
         >>> import torch
@@ -140,6 +144,7 @@ def convert(
         raise TypeError(f"min_channels must be an int, got {min_channels!r}")
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise TypeError(f"options are {', '.join(OPTIONS)}; got {', '.join(unknown)}")
+    check_decimate(decimate)
     model_of_all = Modulation2d(1, **options, device="cpu", dtype=torch.float64)
     r = _start_of_r(r, model_of_all)
     trained = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
@@ -152,18 +157,27 @@ def convert(
     start = Start(r, model_of_all.s.item(), exact)
     # whatever happens, all or nothing; and what is made here can be trained
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
-        made = [_place(model, layer, start, model_of_all, undo) for layer in plan.layers]
+        made = [_place(model, layer, start, model_of_all, decimate, undo) for layer in plan.layers]
         _give(trained, made, model, undo)
         undo.pop_all()
     if plan.futile:
-        some = ", ".join(plan.futile[:5]) + (", …" if len(plan.futile) > 5 else "")
         warnings.warn(
             f"the gate of {len(plan.futile)} layers does nothing, because a norm behind divides it "
-            f"out, and modulation cannot go after that: {some}",
+            f"out, and modulation cannot go after that: {_some(plan.futile)}",
+            stacklevel=2,
+        )
+    if plan.strided and decimate == "before":
+        warnings.warn(
+            f"{len(plan.strided)} convolutions take their stride before the blur, which is after "
+            f"their norm; where='conv' puts it before the stride: {_some(plan.strided)}",
             stacklevel=2,
         )
     new = [x for place in made for x in (place.modulation.r, place.modulation.s)]
     return Report(plan.placed, plan.skipped, new, bool(trained))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _start_of_r(r: float | None, like: Modulation2d) -> float:
@@ -177,8 +191,9 @@ def _start_of_r(r: float | None, like: Modulation2d) -> float:
 
 
 def _place(
-    model: nn.Module, layer: nn.Module, start: Start, like: Modulation2d, undo: ExitStack
-) -> Place:
+    model: nn.Module, layer: nn.Module, start: Start, like: Modulation2d, decimate: str,
+    undo: ExitStack,
+) -> Place:  # fmt: skip
     """Give a convolution or norm modulation; ``undo`` takes it out again."""
     layers = (layer, model)  # a norm may have no tensor of its own
     own: Any = next(itertools.chain(*(x.parameters() for x in layers)), torch.empty(0))
@@ -192,6 +207,7 @@ def _place(
         undo.callback(take_out, place, model)
         conv.__class__ = AKMConv2d
         conv._add_modulation(conv.out_channels, **options)
+        conv.decimate = decimate
     else:
         norm: Any = layer
         modulation = Modulation2d(channels_of(norm), **options)

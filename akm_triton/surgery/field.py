@@ -9,6 +9,15 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
+class Blur(NamedTuple):
+    """Of one layer."""
+
+    variance: float
+    """In pixels² of the map that is blurred."""
+    stride: int
+    """Of its rows, which are kept."""
+
+
 class Field(NamedTuple):
     """Of a map, down its rows."""
 
@@ -20,12 +29,12 @@ class Field(NamedTuple):
     """Rows of the map."""
 
 
-def fields(images: Tensor, blurs: Mapping[Any, float]) -> dict[Any, Field]:
+def fields(images: Tensor, blurs: Mapping[Any, Blur]) -> dict[Any, Field]:
     """The field of each map that a node of the graph returned, back to the images.
 
     Args:
         images: (N, C, H, W), a leaf that requires a gradient.
-        blurs: the node of each blurred map, and the variance of its blur in pixels² of that map.
+        blurs: the node of each blurred map, and its blur.
 
     Nodes that the images do not lead to are left out.
     """
@@ -47,7 +56,7 @@ def fields(images: Tensor, blurs: Mapping[Any, float]) -> dict[Any, Field]:
     return {node: field for node in blurs if (field := known[node]) is not None}
 
 
-def _behind(node: Any, before: Sequence[Field | None], blur: float | None) -> Field | None:
+def _behind(node: Any, before: Sequence[Field | None], blur: Blur | None) -> Field | None:
     """The field of what a node returned, from those of what it took."""
     maps = [field for field in before if field is not None]
     if not maps:
@@ -55,9 +64,13 @@ def _behind(node: Any, before: Sequence[Field | None], blur: float | None) -> Fi
     jump, variance, height = max(maps, key=lambda field: field.variance)
     shape = node._input_metadata[0].shape  # of the map: what its gradient comes in
     rows = shape[2] if len(shape) == 4 else height
-    jump *= _stride(node, height / rows)
-    if blur is not None:
-        variance += jump**2 * blur
+    if blur is None:
+        jump *= _stride(node, height / rows)
+    else:
+        if rows == height:  # the stride was taken by an earlier node of the layer
+            jump /= blur.stride
+        variance += jump**2 * blur.variance
+        jump *= blur.stride
     return Field(jump, variance, rows)
 
 

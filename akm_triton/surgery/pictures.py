@@ -47,7 +47,8 @@ def frequency_response(model: nn.Module) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     f = np.linspace(0, 0.5, 101)
     for axis, (name, layer) in zip(axes, layers, strict=False):
-        sigma, gate = (x.detach().double().cpu() for x in (layer.sigma, layer.gate))
+        sigma = layer.sigma.detach().double().cpu()
+        gate = layer.gate.detach().double().cpu() if "s" in layer.learned else torch.ones(1)
         taps = gaussian_taps(
             sigma, layer.max_radius, gaussian=layer.gaussian, truncate=layer.truncate
         )

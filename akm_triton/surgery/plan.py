@@ -24,6 +24,8 @@ class Plan:
     skipped: dict[str, str] = field(default_factory=dict)
     futile: list[str] = field(default_factory=list)
     """Those whose gate will be divided out."""
+    strided: list[str] = field(default_factory=list)
+    """Convolutions with a stride whose modulation goes after their norm."""
 
 
 def make_plan(
@@ -83,6 +85,8 @@ def make_plan(
             if target not in plan.layers:
                 plan.layers.append(target)
         plan.placed[name] = " and ".join(named[target][0] for target in targets)
+        if after and layer.stride != (1, 1):
+            plan.strided.append(name)
         dividers = [x for x in nexts if x in norms or x in BATCH_NORMS]
         if dividers and not after and all(x in dividers or x in JOINING for x in nexts):
             plan.futile.append(name)

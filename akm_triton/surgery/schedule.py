@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.layers import Blurred
 from akm_triton.surgery.summary import layers_of
 
 
@@ -30,7 +30,7 @@ class SigmaSchedule:
 
     Args:
         model: with at least one AKM layer, and no other schedule.
-        start, end: τ in pixels of the layers' maps, not negative.
+        start, end: τ in pixels of the maps that the layers blur, not negative.
         steps: the number of calls of ``step`` from ``start`` to ``end``, at least 1.
 
     Raises:
@@ -60,7 +60,7 @@ class SigmaSchedule:
         for name, layer in layers:
             if "added_variance" in layer._buffers:
                 raise ValueError(f"layer {name!r} has a schedule already; remove it first")
-        self.layers: list[AKMConv2d | Modulation2d] = [layer for _, layer in layers]
+        self.layers: list[Blurred] = [layer for _, layer in layers]
         for layer in self.layers:
             r = layer.r.detach()
             dtype = torch.promote_types(r.dtype, torch.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.layers import AKMConv2d, Blurred
 from akm_triton.sharding import whole
-from akm_triton.surgery.field import fields
+from akm_triton.surgery.field import Blur, fields
 from akm_triton.surgery.places import check_module
 
 NARROW = 0.1
@@ -27,7 +28,7 @@ HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AvgPool")
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer. σ is in pixels of its map unless said otherwise."""
+    """One layer. σ is in pixels of the map that is blurred unless said otherwise."""
 
     name: str
     channels: int
@@ -38,8 +39,8 @@ class LayerSummary:
     wide: float
     """The share of σ beyond ``max_radius / 3``, whose Gaussian the window cuts short: another
     ``max_radius`` would change the output."""
-    gate: tuple[float, float]
-    """Smallest, largest."""
+    gate: tuple[float, float] | None
+    """Smallest, largest; a pool has none."""
     parameters: int
     sigma_input: float | None = None
     """The median in pixels of the images."""
@@ -48,7 +49,7 @@ class LayerSummary:
     add; that of a layer is the mean over its channels."""
     flops: int | None = None
     """For one image: two for each product of the convolution, and of two passes of the blur with
-    ``2 max_radius + 1`` taps."""
+    ``2 max_radius + 1`` taps, of what its stride keeps."""
 
 
 @dataclass(frozen=True)
@@ -81,34 +82,32 @@ def _cells(layer: LayerSummary) -> tuple[str, ...]:
         str(layer.channels),
         *(f"{x:.2f}" for x in layer.sigma),
         *(f"{x:.0%}" for x in (layer.narrow, layer.wide)),
-        *(f"{x:.2f}" for x in layer.gate),
+        *(("", "") if layer.gate is None else (f"{x:.2f}" for x in layer.gate)),
         f"{layer.parameters:,}",
         *("" if x is None else f"{x:.2f}" for x in known),
     )
 
 
-def layers_of(
-    model: nn.Module, *, required: bool = False
-) -> list[tuple[str, AKMConv2d | Modulation2d]]:
+def layers_of(model: nn.Module, *, required: bool = False) -> list[tuple[str, Any]]:
     """The AKM layers, each once, by name; ``required`` raises where there is none."""
     check_module(model)
-    kinds = AKMConv2d, Modulation2d
-    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]
+    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Blurred)]
     if required and not found:
         raise ValueError("model has no AKM layer")
     return found
 
 
-def _learned(name: str, layer: AKMConv2d | Modulation2d) -> LayerSummary:
+def _learned(name: str, layer: Any) -> LayerSummary:
     """What the parameters say by themselves."""
-    sigma, gate = (whole(x.detach()).double().cpu() for x in (layer.sigma, layer.gate))
+    sigma = whole(layer.sigma.detach()).double().cpu()
+    gate = whole(layer.gate.detach()).double().cpu() if "s" in layer.learned else None
     return LayerSummary(
         name=name,
         channels=layer.out_channels if isinstance(layer, AKMConv2d) else layer.channels,
         sigma=(float(sigma.min()), float(sigma.quantile(0.5)), float(sigma.max())),
         narrow=float((sigma < NARROW).double().mean()),
         wide=float((sigma > layer.max_radius / 3).double().mean()),
-        gate=(float(gate.min()), float(gate.max())),
+        gate=None if gate is None else (float(gate.min()), float(gate.max())),
         parameters=sum(p.numel() for p in layer.parameters()),
     )
 
@@ -118,8 +117,9 @@ def scalars(model: nn.Module) -> dict[str, float]:
 
     Returns:
         For each layer ``<name>.sigma/min``, ``/median`` and ``/max`` in pixels of its map, and
-        ``<name>.gate/min`` and ``/max``. Reading them waits for the device, so do not log them at
-        every step. Of a sharded model (FSDP2, DTensor) every process must ask, and gets the same.
+        ``<name>.gate/min`` and ``/max``; a pool has no gate. Reading them waits for the device, so
+        do not log them at every step. Of a sharded model (FSDP2, DTensor) every process must ask,
+        and gets the same.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -136,7 +136,7 @@ def scalars(model: nn.Module) -> dict[str, float]:
         prefix, learned = f"{name}." if name else "", _learned(name, layer)
         for what, value in zip(("min", "median", "max"), learned.sigma, strict=True):
             found[f"{prefix}sigma/{what}"] = value
-        for what, value in zip(("min", "max"), learned.gate, strict=True):
+        for what, value in zip(("min", "max"), learned.gate or (), strict=False):
             found[f"{prefix}gate/{what}"] = value
     return found
 
@@ -203,6 +203,8 @@ class Run:
         self.warnings: list[str] = []
         self.maps: list[tuple[Tensor, Any, Any]] = []
         """Each map that an AKM layer returned, its node of the graph, and the layer."""
+        self.flops: Counter[nn.Module] = Counter()
+        """Of all images."""
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -214,7 +216,7 @@ class Run:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             for name, module in model.named_modules():
                 if module in self.learned:
-                    handle = module.register_forward_hook(self._after_layer)
+                    handle = module.register_forward_hook(self._after_layer, with_kwargs=True)
                 elif isinstance(module, _NormBase):
                     handle = module.register_forward_pre_hook(partial(self._before_norm, name))
                 else:
@@ -228,7 +230,8 @@ class Run:
                 for module in training:
                     module.training = True
 
-    def _after_layer(self, layer: nn.Module, args: Any, y: Tensor) -> None:
+    def _after_layer(self, layer: nn.Module, args: Any, kwargs: Any, y: Tensor) -> None:
+        self.flops[layer] += _flops(layer, next(iter((*args, *kwargs.values()))), y)
         self.maps.append((y, y.grad_fn, layer))  # the node of now: y may be changed in place
 
     def _before_norm(self, name: str, norm: nn.Module, args: Any) -> None:
@@ -236,32 +239,33 @@ class Run:
         while node is not None and node.name().startswith(HOMOGENEOUS):
             node = node.next_functions[0][0]
         for _, end, layer in self.maps:
-            if end is node is not None:
+            if end is node is not None and "s" in layer.learned:
                 self.warnings.append(
                     f"the norm {name} divides out the gate of {self.learned[layer].name}: "
                     "put Modulation2d behind the norm instead"
                 )
 
     def rows(self, images: Tensor) -> Iterator[LayerSummary]:
-        found = fields(images, {node: _variance(x) for _, node, x in self.maps if node is not None})
+        found = fields(images, {node: _blur(x) for _, node, x in self.maps if node is not None})
         for layer, row in self.learned.items():
-            mine = [(y, node) for y, node, of in self.maps if of is layer]
-            if mine:
-                flops = sum(_flops(layer, y) for y, _ in mine) // len(images)
-                row = replace(row, flops=flops)
-            ends = [found[node] for _, node in mine if node in found]
+            if layer in self.flops:
+                row = replace(row, flops=self.flops[layer] // len(images))
+            ends = [found[node] for _, node, of in self.maps if of is layer and node in found]
             if ends:
                 end = max(ends, key=lambda field: field.variance)
-                row = replace(row, sigma_input=end.jump * row.sigma[1], field=end.variance**0.5)
+                pixel = end.jump / _blur(layer).stride  # of the map that is blurred
+                row = replace(row, sigma_input=pixel * row.sigma[1], field=end.variance**0.5)
             yield row
 
 
-def _variance(layer: Any) -> float:
-    return float(whole(layer.sigma.detach()).square().mean())
+def _blur(layer: Any) -> Blur:
+    return Blur(float(whole(layer.sigma.detach()).square().mean()), layer.decimation[0])
 
 
-def _flops(layer: Any, y: Tensor) -> int:
-    products = 2 * (2 * layer.max_radius + 1)
+def _flops(layer: Any, x: Tensor, y: Tensor) -> int:
+    height, width = layer.blurred_size(x)
+    planes, rows, columns = y.shape[:-2].numel(), y.shape[-2], y.shape[-1]
+    products = (2 * layer.max_radius + 1) * planes * rows * (width + columns)
     if isinstance(layer, AKMConv2d):
-        products += layer.weight[0].numel()
-    return 2 * products * y.numel()
+        products += layer.weight[0].numel() * planes * height * width
+    return 2 * products

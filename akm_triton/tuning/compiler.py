@@ -33,6 +33,7 @@ class KernelCall:
     def name(self) -> str:
         outputs = [x for x in ("dz", "da", "db") if self.arguments.get(f"NEED_{x.upper()}")]
         outputs += ["pair"] if self.arguments.get("PAIR") else []
+        outputs += ["strided"] if self.arguments.get("EVERY", (1, 1)) != (1, 1) else []
         return self.kernel.__name__ + (f"({','.join(outputs)})" if outputs else "")
 
 

@@ -26,10 +26,10 @@ def traffic(plan: Plan, problem: Problem) -> Traffic:
 
 def _traffic(launch: Launch, problem: Problem) -> Traffic:
     plane = problem.h * problem.w
-    maps = 1 + (launch.da or launch.db) + launch.dz
-    requested = _reads(launch, problem) + launch.dz * plane
+    read = (1 + (launch.da or launch.db)) * plane
+    written = launch.dz * problem.written
     each = problem.n * problem.c * problem.itemsize
-    return Traffic(each * maps * plane, each * requested)
+    return Traffic(each * (read + written), each * (_reads(launch, problem) + written))
 
 
 def _columns(cfg: Config, problem: Problem) -> tuple[int, int]:

@@ -53,8 +53,9 @@ class Workload:
             return (triton_backend.tap_grads(g, z, *self.taps, p.border, plan),)
         if p.op == "blur_backward":
             return triton_backend.blur_backward(g, z, *self.taps, p.border, plan)
-        op = triton_backend.blur_pair if p.pair else triton_backend.blur
-        return (op(z, *self.taps, p.border, p.adjoint, plan),)
+        if p.pair:
+            return (triton_backend.blur_pair(z, *self.taps, p.border, p.adjoint, plan),)
+        return (triton_backend.blur(z, *self.taps, p.border, p.adjoint, plan, p.stride),)
 
     def launches(self, plan: Plan) -> list[KernelCall]:
         """What ``run`` would launch."""
@@ -85,7 +86,7 @@ class Workload:
             elif p.pair:
                 want = torch_backend.blur_pair(z, *own_taps, p.border, p.adjoint)
             else:
-                want = torch_backend.blur(z, *own_taps, p.border, p.adjoint)
+                want = torch_backend.blur(z, *own_taps, p.border, p.adjoint, p.stride)
             if want is not None:
                 worst = max(worst, _distance(results[0][images], want))
         return worst if grads is None else max(worst, _distance(results[-1], grads))

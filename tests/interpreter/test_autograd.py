@@ -46,6 +46,15 @@ def test_first_and_second_order(border: str, gaussian: str, shape: str) -> None:
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+@pytest.mark.parametrize(("shape", "stride"), [("sample", (1, 3))], ids=str)
+def test_first_and_second_order_of_a_stride(shape: str, stride: Any) -> None:
+    options: dict[str, Any] = dict(border="replicate", max_radius=4, stride=stride)
+    mine = derivatives("triton", torch.float32, shape, **options)
+    exact = derivatives("torch", torch.float64, shape, **options)
+    for found, wanted in zip(mine, exact, strict=True):
+        assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
 def test_module_trains_through_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKM_BACKEND", "triton")
     layer = akm.AKMConv2d(3, 4, 3, padding=1)

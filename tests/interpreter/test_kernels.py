@@ -147,6 +147,27 @@ def test_pair(size: int, border: str, kind: tuple[torch.dtype, str]) -> None:
         assert error(y, wanted) < 2 * tolerance(dtype, radius)
 
 
+@pytest.mark.sampled
+@pytest.mark.parametrize("kind", [*KINDS, (torch.float16, "channels_last")], ids=str)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("stride", [(2, 2), (3, 1), (1, 4), (100, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 9, 14), (1, 2, 33, 100), (1, 1, 70, 20)], ids=str)
+def test_a_stride_writes_what_it_keeps(
+    shape: tuple[int, ...], stride: tuple[int, int], border: str, kind: tuple[torch.dtype, str]
+) -> None:
+    """In one tile, in strips of columns, and in blocks of rows."""
+    dtype, layout = kind
+    z = random(*shape, seed=1, dtype=dtype, layout=layout)
+    a, b = (gaussians(shape[1:2], 5, seed=seed) for seed in (2, 3))
+    y = triton_backend.blur(z, torch.stack([a, b]), border, False, stride=stride)
+    wanted = oracle.blur(exact(z), exact(a), exact(b), border)[..., :: stride[0], :: stride[1]]
+    assert y.dtype == dtype
+    assert y.is_contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
+    assert error(y, wanted) < tolerance(dtype, 5)
+
+
 @pytest.mark.parametrize("per", ["layer", "channel", "sample"])
 @pytest.mark.parametrize("size", [9, 70])
 def test_table_shapes(size: int, per: str) -> None:

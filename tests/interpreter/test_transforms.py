@@ -10,23 +10,22 @@ import torch
 from torch import Tensor, nn
 
 import akm_triton as akm
-from tests.capabilities import CAPABILITIES, OPS, check, op
+from tests.capabilities import CALLABLES, CAPABILITIES, OF_OPCHECK, OPS, check, op
 
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CALLABLES)
 def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKM_BACKEND", "triton")
     check(name, capability, "triton", torch.float32, 1e-4)
 
 
-@pytest.mark.parametrize("name", OPS[:4])
+@pytest.mark.parametrize("name", OPS)
 def test_opcheck(name: str) -> None:
     args = [x.detach().requires_grad_() for x in op(name, "triton", torch.float32)[2]]
-    direction = [False] if name in ("blur", "blur_pair") else []
     overload = getattr(torch.ops.akm_triton, name + "_r1").default
-    torch.library.opcheck(overload, (*args, "symmetric", *direction, "triton"))
+    torch.library.opcheck(overload, (*args, "symmetric", *OF_OPCHECK[name], "triton"))
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -465,3 +465,22 @@ def test_traffic_of_windows_that_slide(
     moved = traffic(plan, problem)
     assert (asked + work.z[0].numel()) * 4 == moved.requested_bytes
     assert moved.dram_bytes == (2 if op == "blur" else 3 * len(plan) - (len(plan) > 1)) * 1600
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((28, 27), (2, 2)), ((40, 70), (3, 1))], ids=str)
+def test_traffic_of_a_stride(
+    shape: tuple[int, int], stride: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does not keep is not written."""
+    problem = Problem("blur", 1, 2, *shape, 5, "symmetric", 2, False, stride=stride)
+    plan, work = rule(problem, DEVICE), Workload(problem, CPU)
+    counted = Traffic(monkeypatch)
+    (y,) = work.run(plan)
+    asked, different = counted.of("loads", work.z[0])
+    written, places = counted.of("stores", y)
+    kept = 2 * len(range(0, shape[0], stride[0])) * len(range(0, shape[1], stride[1]))
+    assert written == places == y.numel() == kept
+    found = traffic(plan, problem)
+    assert found.requested_bytes == 2 * (asked + written)
+    assert found.dram_bytes == problem.bytes == 2 * (different + kept)
+    assert work.error((y,)) < 1e-2

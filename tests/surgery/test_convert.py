@@ -709,7 +709,10 @@ def test_every_option_is_gone_with_the_modulation() -> None:
     made, model = akm.AKMConv2d(16, 16, 3), block()
     akm.convert(model)
     assert vars(made).keys() - {"start"} == vars(model[0]).keys() - {"start"}
-    assert vars(made).keys() - vars(nn.Conv2d(16, 16, 3)).keys() == set(akm.layers.OPTIONS)
+    assert vars(made).keys() - vars(nn.Conv2d(16, 16, 3)).keys() == {
+        *akm.layers.OPTIONS,
+        "decimate",
+    }
 
 
 @pytest.mark.parametrize(
