@@ -193,6 +193,9 @@ def _half_blur_last(problem: Problem, device: Device) -> Config:
         if _roomy(device):
             return a((16, 32, 32), num_warps=8, programs_per_sm=1)
         return a((8, 32, 32), num_warps=4, programs_per_sm=2)
+    if problem.radius <= 8 and problem.asymmetric:
+        stages = 1 if problem.pair else 2
+        return a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
     if problem.radius <= 8:
         tall, stages = _roomiest(device) and not problem.pair, _stages(device)
         shape = 16, 32 if tall else 16, 32
@@ -221,6 +224,9 @@ def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
         return {"zb": tiles, "a": tiles}
     if problem.radius <= 8:
         tiles = a((16, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
+        if problem.asymmetric:
+            maps = a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2)
+            return {"zb": maps, "a": tiles}
         return {"zb": tiles, "a": tiles}
     if not problem.long_radius:
         planes = 4 if problem.asymmetric else 8
@@ -237,10 +243,13 @@ def _float32_blur_last(problem: Problem, device: Device) -> Config:
         return a((8, 16, 16), num_warps=4, programs_per_sm=3)
     if problem.longest_side <= 32 and problem.radius <= 16:
         out_w, stages = 16 if problem.pair else None, _stages(device)
+        if problem.asymmetric:
+            return a((2, 32, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=1)
         return a((4, 32, 32), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=stages)
     if problem.radius <= 8:
-        if problem.pair:
-            return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=1)
+        if problem.pair or problem.asymmetric:
+            warps = 8 if problem.pair and problem.asymmetric else 4
+            return a((4, 16, 32), num_warps=warps, out_w=16, programs_per_sm=2, num_stages=1)
         if _roomiest(device):
             return a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1)
         return a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=_stages(device))
@@ -262,6 +271,9 @@ def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Confi
         tiles = a((4, 32, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=stages)
         return {"zb": tiles, "a": tiles}
     if problem.radius <= 8:
+        if problem.asymmetric:
+            tiles = a((4, 16, 32), num_warps=4, out_w=16, programs_per_sm=2, num_stages=1)
+            return {"zb": tiles, "a": tiles}
         if _roomy(device):
             return {
                 "zb": a((8, 16, 32), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2),

@@ -115,7 +115,15 @@ def by_ops(monkeypatch: pytest.MonkeyPatch) -> Any:
 modulate = partial(akm.modulate, max_radius=3, border="reflect", backend="triton")
 
 
-@pytest.mark.parametrize("needs", [x for x in product((True, False), repeat=3) if any(x)], ids=str)
+@pytest.mark.parametrize(
+    "needs",
+    [
+        pytest.param(x, marks=pytest.mark.whole) if sum(x) == 2 else x
+        for x in product((True, False), repeat=3)
+        if any(x)
+    ],
+    ids=str,
+)
 def test_one_node_trains_as_the_registered_ops_do(needs: tuple[bool, ...], by_ops: Any) -> None:
     """To the bit, whatever needs a gradient, also of the blur alone, and by a second backward."""
     g = torch.randn(2, 3, 5, 6)

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import akm_triton as akm
-from tests.capabilities import CALLABLES, CAPABILITIES, OF_OPCHECK, OPS, check, op
+from tests.capabilities import CALLABLES, CAPABILITIES, COMPILED, OF_OPCHECK, OPS, check, op
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    "capability",
+    # of what is eager test_emulator.py runs the compiled kernels
+    [x if x in COMPILED else pytest.param(x, marks=pytest.mark.whole) for x in CAPABILITIES],
+)
 @pytest.mark.parametrize("name", CALLABLES)
 def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKM_BACKEND", "triton")
@@ -42,7 +46,10 @@ def test_opcheck_of_the_tables(name: str, gated: bool) -> None:
     torch.library.opcheck(overload, (*tensors[name], gated, 4, "discrete", None))
 
 
-@pytest.mark.parametrize("capability", ["3rd order", "func.vmap", "jvp of grad", "func.hessian"])
+@pytest.mark.parametrize(
+    "capability",
+    [pytest.param("3rd order", marks=pytest.mark.whole), "func.vmap", "jvp of grad"],
+)
 def test_without_the_gate(capability: str) -> None:
     z, sigma = torch.rand(2, 3, 5, 4), torch.rand(3) + 0.3
     ask = CAPABILITIES[capability]
