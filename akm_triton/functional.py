@@ -98,15 +98,32 @@ def _choose_backend(backend: str | None, z: Tensor, max_radius: int) -> str:
     """The name of the backend asked for, or of the one that serves z."""
     asked = backend or os.environ.get("AKM_BACKEND") or None
     if asked is None:
-        return "triton" if z.is_cuda and _why_not_triton(z, max_radius) is None else "torch"
+        if z.is_cuda:
+            return "triton" if _why_not_triton(z, max_radius) is None else "torch"
+        # a graph is to hold PyTorch's operations, which a compiler can fuse
+        compiled = z.is_cpu and not torch.compiler.is_compiling()
+        return "cpu" if compiled and backends.load("cpu").serves(z.dtype) else "torch"
     if asked not in backends.BACKENDS:
         source = "backend" if backend else "AKM_BACKEND"
         raise ValueError(f"{source} must be one of {backends.BACKENDS}, got {asked!r}")
+    refusal = None
     if asked == "triton":
         refusal = _why_not_triton(z, max_radius)
-        if refusal is not None:
-            raise refusal
+    elif asked == "cpu":
+        refusal = _why_not_cpu(z)
+    if refusal is not None:
+        raise refusal
     return asked
+
+
+def _why_not_cpu(z: Tensor) -> Exception | None:
+    """What keeps the compiled kernels for CPUs from taking z; None where nothing does."""
+    if not z.is_cpu:
+        return ValueError(f"backend 'cpu' needs CPU tensors, got z on {z.device}")
+    if torch.compiler.is_compiling():
+        return None
+    reason = backends.load("cpu").why_not(z.dtype)
+    return None if reason is None else RuntimeError(f"backend 'cpu' does not serve here: {reason}")
 
 
 def _why_not_triton(z: Tensor, max_radius: int) -> Exception | None:

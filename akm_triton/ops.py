@@ -53,7 +53,8 @@ def _decomposes(z: Tensor, *args: Any) -> bool:
     if not has_constant_size(z):
         return False  # tiles and matrices have constant sizes
     name = args[-1]
-    return name == "torch" or not (in_export() or backends.get(name).INTERPRET)
+    # the CPU's kernels are not PyTorch's operations: a graph holds what ``torch`` does
+    return name in ("cpu", "torch") or not (in_export() or backends.get(name).INTERPRET)
 
 
 # blur

@@ -34,6 +34,7 @@ LAYOUTS = ("nchw", "channels_last", "sliced", "transposed", "expanded", "constan
 SIGMAS = (0.0, 1e-30, 1e-4, 0.01, 0.3, 1e3, 1e6, 1e10, 1e15, 1e19, 1e20)
 DTYPES = {
     "torch": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    "cpu": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
     "triton": (torch.float16, torch.bfloat16, torch.float32),
 }
 # Largest error of a result, relative to the same sum of absolute values. Half precision rounds the
@@ -64,7 +65,7 @@ def draw(seed: int, backend: str) -> Case:
         return values[random.integers(len(values))]
 
     n, c = random.integers(1, 4), any_of((1, 2, 3, 5, 9))
-    longest = 90 if backend == "torch" else any_of((12, 12, 40, 90))
+    longest = 90 if backend != "triton" else any_of((12, 12, 40, 90))
     h, w = (int(longest ** random.uniform()) for _ in range(2))
     dtype = any_of(DTYPES[backend])
     radius = int(any_of((1, 2, 3, 5, 7, 15, 15, 31)))

@@ -28,7 +28,7 @@ LEVELS = (
     ("akm_triton.launch",),
     ("akm_triton.gaussian", "akm_triton.borders"),
     ("akm_triton.sharding", "akm_triton.flops"),
-    ("akm_triton.tracing", "akm_triton.files", "akm_triton._version"),
+    ("akm_triton.cache", "akm_triton.files", "akm_triton.tracing", "akm_triton._version"),
 )
 
 

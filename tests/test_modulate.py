@@ -1,4 +1,4 @@
-"""modulate and gaussian_blur on the PyTorch path, against SciPy, the oracle and differences."""
+"""modulate and gaussian_blur on CPU tensors, against SciPy, the oracle and differences."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_sizes(radius: int, size: tuple[int, int], border: str) -> None:
     z, g = random(2, 2, *size, seed=1), random(2, 2, *size, seed=2)
     r, s = random(2, seed=3) * 4, random(2, seed=4)
     inputs = [x.requires_grad_() for x in (z, r, s)]
-    y = akm.modulate(z, r, s, **options)
+    y = akm.modulate(z, r, s, backend="torch", **options)
     arrays = [x.detach().numpy() for x in inputs]
     np.testing.assert_allclose(y.detach().numpy(), oracle.modulate(*arrays, **options), atol=1e-12)
     for found, want in zip(
@@ -112,7 +112,7 @@ def test_float32(
     z, g = (x.float().contiguous(memory_format=memory_format) for x in maps)
     r, s = (random(channels, seed=3) * 4).float(), random(channels, seed=4).float()
     inputs = [x.requires_grad_() for x in (z, r, s)]
-    y = akm.modulate(z, r, s, **options)
+    y = akm.modulate(z, r, s, backend="torch", **options)
     arrays = [x.detach().double().numpy() for x in inputs]
     np.testing.assert_allclose(y.detach().numpy(), oracle.modulate(*arrays, **options), atol=2e-6)
     for found, want in zip(
@@ -534,12 +534,13 @@ def test_constants_that_are_kept_take_bounded_memory(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(borders, "_kept", {})
     monkeypatch.setattr(borders, "KEPT_BYTES", 20_000)
     sigma, most = torch.tensor(2.0), 0
+    options: dict[str, Any] = dict(max_radius=6, border="replicate", backend="torch")
     for side in (5, 9, 5, 12, 20, 5, 33):
         z = random(1, 2, side, side, dtype=torch.float32)
-        y = akm.gaussian_blur(z, sigma, max_radius=6, border="replicate")
+        y = akm.gaussian_blur(z, sigma, **options)
         most = max(most, bytes_kept())
         assert bytes_kept() <= 20_000
         kept = dict(borders._kept)
-        assert torch.equal(akm.gaussian_blur(z, sigma, max_radius=6, border="replicate"), y)
+        assert torch.equal(akm.gaussian_blur(z, sigma, **options), y)
         assert all(borders._kept[key] is x for key, x in kept.items())  # made once
     assert most > 10_000

@@ -56,12 +56,12 @@ def test_the_wheel_holds_the_whole_package(wheel: zipfile.ZipFile) -> None:
     source = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "akm_triton").rglob("*")
-        if path.suffix in (".py", ".json") or path.name == "py.typed"
+        if path.suffix in (".py", ".cpp", ".h", ".json") or path.name == "py.typed"
     }
     packed = {name for name in wheel.namelist() if name.startswith("akm_triton/")}
     assert packed == source
     assert "akm_triton/py.typed" in packed
-    assert any(name.endswith("/kernels.py") for name in packed)
+    assert {"akm_triton/backend/kernels.py", "akm_triton/backend/cpp/ops.cpp"} <= packed
 
 
 def test_the_wheel_names_its_requirements(wheel: zipfile.ZipFile) -> None:

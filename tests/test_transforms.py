@@ -38,15 +38,17 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("capability", [x for x in CAPABILITIES if x not in COMPILED])
 @pytest.mark.parametrize("name", CALLABLES)
-def test_capability(name: str, capability: str) -> None:
-    check(name, capability, "torch", torch.float64, 1e-9)
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_capability(backend: str, name: str, capability: str) -> None:
+    check(name, capability, backend, torch.float64, 1e-9)
 
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("capability", COMPILED)
 @pytest.mark.parametrize("name", CALLABLES)
-def test_compiled_capability(name: str, capability: str) -> None:
-    check(name, capability, "torch", torch.float64, 1e-9)
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_compiled_capability(backend: str, name: str, capability: str) -> None:
+    check(name, capability, backend, torch.float64, 1e-9)
 
 
 def test_the_readme_names_every_transform() -> None:

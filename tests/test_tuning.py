@@ -33,6 +33,7 @@ import akm_triton as akm
 
 pytest.importorskip("triton")
 
+from akm_triton.cache import alone
 from akm_triton.files import slug
 from akm_triton.launch import choice, store
 from akm_triton.launch.device import Device
@@ -927,12 +928,12 @@ def test_a_writer_that_waited_while_the_cache_was_emptied_is_alone(cache: Path) 
     path, entered, leave = store.path_of(H200), threading.Event(), threading.Event()
 
     def write() -> None:
-        with store._lock(path):
+        with alone(path):
             entered.set()
             leave.wait(60)
 
     waiting = threading.Thread(target=write)
-    with store._lock(path):
+    with alone(path):
         waiting.start()
         inode = str(path.with_suffix(".lock").stat().st_ino)
         for _ in range(1000):

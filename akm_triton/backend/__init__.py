@@ -1,13 +1,13 @@
-"""The ops, once for each backend: a module of the same name here, ``torch`` or ``triton``.
+"""The ops, once for each backend: a module of the same name here, ``torch``, ``cpu`` or ``triton``.
 
-Both have ``blur``, ``blur_pair``, ``tap_grads`` and ``blur_backward`` on maps and taps; ``triton``
+All have ``blur``, ``blur_pair``, ``tap_grads`` and ``blur_backward`` on maps and taps; ``triton``
 has ``gated_taps`` and its two derivatives too. ``functional.py`` chooses between them.
 """
 
 import functools
 from typing import Any
 
-BACKENDS = ("triton", "torch")
+BACKENDS = ("triton", "cpu", "torch")
 
 
 def load(name: str) -> Any:
@@ -21,6 +21,10 @@ def load(name: str) -> Any:
         from akm_triton.backend import torch as torch_backend
 
         return torch_backend
+    if name == "cpu":
+        from akm_triton.backend import cpu
+
+        return cpu
     from akm_triton.backend import triton as triton_backend
 
     return triton_backend

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from akm_triton import cache
 from akm_triton.launch import store
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Grid, Plan, from_json, grids
@@ -50,7 +51,7 @@ def choose(problem: Problem, device: Device) -> Choice:
             plan = from_json(entry.get("plan"), problem)
             return Choice(plan, grids(plan, problem, device), origin)
         except ValueError as error:
-            store.warn_once(f"the {origin} plan of {problem.key!r} is passed over: {error}")
+            cache.warn_once(f"the {origin} plan of {problem.key!r} is passed over: {error}")
     plan = rule(problem, device)
     return Choice(plan, grids(plan, problem, device), "rule")
 
@@ -93,7 +94,7 @@ def forget() -> None:
     _stamps.clear()
     _shipped.cache_clear()
     _choose_again()
-    store.warn_once.cache_clear()
+    cache.warn_once.cache_clear()
 
 
 @contextmanager

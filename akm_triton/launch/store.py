@@ -8,26 +8,19 @@ into place, so that nothing committed is lost when a process is killed.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from akm_triton._version import __version__
+from akm_triton.cache import alone, folder, warn_once
 from akm_triton.files import SCRATCH_SUFFIX, replace_text, slug
 from akm_triton.launch.device import Device
-
-try:
-    import fcntl
-except ImportError:  # no such lock there, and no Triton
-    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 2
 SHIPPED = Path(__file__).parent / "shipped"
@@ -36,21 +29,6 @@ KERNELS = Path(__file__).parent.parent / "backend"
 Entries = dict[str, dict[str, Any]]
 """Problem.key → {"plan", "seconds", "rule_seconds", "clock"}."""
 Stamp = tuple[int, ...]
-
-
-def folder() -> Path:
-    """Where the cache is: ``AKM_CACHE_DIR``, else ``akm_triton`` in the user's cache folder.
-
-    Raises:
-        OSError: there is none, as for a user of a container who has no home.
-    """
-    named = os.environ.get("AKM_CACHE_DIR")
-    if named:
-        return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "akm_triton"
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
 
 
 @functools.cache
@@ -137,7 +115,7 @@ def read(device: Device) -> Entries:
         return {}
     except (ValueError, RecursionError) as error:
         try:
-            with _lock(path):  # another process may have written a good one meanwhile
+            with alone(path):  # another process may have written a good one meanwhile
                 return _entries_or_set_aside(path, env)
         except OSError:
             warn_once(
@@ -221,12 +199,6 @@ def _deep(value: Any, levels: int = 4) -> bool:
     return any(levels == 0 or _deep(x, levels - 1) for x in within)
 
 
-@functools.cache
-def warn_once(message: str) -> None:
-    """Each in a process, whatever the filters."""
-    warnings.warn(message, stacklevel=3)
-
-
 def add(device: Device, entries: Entries) -> bool:
     """Commit entries to the cache; False, with a warning, where it cannot be read and written."""
     path = _path_or_warning(device)
@@ -235,7 +207,7 @@ def add(device: Device, entries: Entries) -> bool:
     env = environment(device)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with alone(path):
             try:
                 before = _entries_or_set_aside(path, env)
             except FileNotFoundError:
@@ -258,27 +230,6 @@ def write(path: Path, env: dict[str, Any], entries: Entries, **more: Any) -> Non
     head = {"format": FORMAT, "environment": env, **more}
     pairs = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     replace_text(path, "{\n" + ",\n".join([*pairs, ' "entries": {\n' + lines + "\n }"]) + "\n}\n")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One writer at a time. The system releases the lock of a process that dies."""
-    lock = path.with_suffix(".lock")
-    while True:
-        with open(lock, "a") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if not _is_at(file.fileno(), lock):  # ``clear`` removed it meanwhile
-                    continue
-            yield
-            return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def clear() -> int:

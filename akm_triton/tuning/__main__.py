@@ -8,6 +8,7 @@ import json
 
 import torch
 
+from akm_triton import cache
 from akm_triton.borders import BORDERS
 from akm_triton.launch import choice, store
 from akm_triton.launch.device import H200, Device, describe
@@ -78,7 +79,7 @@ def _show(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def _clear(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
-        print(f"{store.clear()} files removed from {store.folder()}")
+        print(f"{store.clear()} files removed from {cache.folder()}")
     except OSError as error:
         parser.error(f"the cache cannot be emptied: {error}")
 

@@ -1,0 +1,96 @@
+// Maps (N, C, H, W) in memory, and the planes of them that are computed together.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+enum class Border : Index { symmetric, zeros, replicate, reflect, circular };
+
+// What the planes of a call have in common.
+struct Job {
+  Index samples, channels, height, width;
+  Index last;                             // whether channels lie side by side, or planes one after another
+  Index radius, tap_sample, tap_channel;  // taps of plane (n, c) begin at n·tap_sample + c·tap_channel
+  Border down, across;
+  Index adjoint;
+  Index bands;                            // parts of the rows, which different threads may compute
+};
+
+// Planes that are computed together: one vector of them, or several of channels that lie side by side.
+template <class T> struct Tile {
+  static constexpr int L = LANES<T>, MOST = L * WIDE;
+  int planes, vectors;
+  Index plane[MOST];   // n·C + c. Lanes that are left over repeat the first plane
+  Index offset[MOST];  // where it begins
+  Index taps[MOST];    // where its taps begin
+  Index width, step, size;
+
+  static Index count(const Job& job, int wide) {
+    return job.last ? job.samples * ceil_div<Index>(job.channels, L * wide)
+                    : ceil_div<Index>(job.samples * job.channels, L);
+  }
+  // All samples of some channels come one after another, so that their taps are prepared once.
+  Tile(const Job& job, int wide, Index i) : width(job.width), step(job.last ? job.channels : 0) {
+    const Index area = job.height * job.width;
+    const bool split = job.last || job.channels % L == 0;
+    Index n = split ? i % job.samples : i * L / job.channels;
+    Index c = split ? i / job.samples * L * wide : i * L % job.channels;
+    const Index stop = job.last ? job.channels - c : (job.samples - n) * job.channels - c;
+    size = job.samples * job.channels * area;
+    planes = static_cast<int>(std::min<Index>(L * wide, stop));
+    vectors = ceil_div(planes, L);
+    for (int l = 0; l < vectors * L; ++l) {
+      if (l < planes) {
+        plane[l] = n * job.channels + c;
+        offset[l] = job.last ? n * job.channels * area + c : plane[l] * area;
+        taps[l] = n * job.tap_sample + c * job.tap_channel;
+        if (++c == job.channels) c = 0, ++n;
+      } else {
+        plane[l] = plane[0], offset[l] = offset[0], taps[l] = taps[0];
+      }
+    }
+  }
+  int lanes(int vector) const { return std::min(L, planes - vector * L); }
+
+  // x[vector] = rows first … stop of the planes; ``room`` takes as many pixels
+  void load(const T* z, Index first, Index stop, const Rows<T>* x, Vec<T>* room) const {
+    if (!step) {
+      const bool packed = x->stride == width;
+      gather(z + first * width, offset, (stop - first) * width, packed ? x->at : room);
+      if (!packed)
+        for (Index i = 0; i < stop - first; ++i) std::copy(room + i * width, room + (i + 1) * width, (*x)[i]);
+      return;
+    }
+    for (Index row = first; row < stop; ++row) {
+      const T* p = z + offset[0] + row * width * step;
+      for (Index w = 0; w < width; ++w, p += step)
+        for (int k = 0; k < vectors; ++k) {
+          Vec<T>* to = &x[k][row - first][w];
+          if (p + (k + 1) * L <= z + size) std::memcpy(to, p + k * L, BYTES);
+          else *to = Vec<T>{}, std::memcpy(to, p + k * L, lanes(k) * sizeof(T));
+        }
+    }
+  }
+  void store(T* y, Index first, Index stop, const Rows<T>* x) const {  // x without gaps
+    if (!step) return scatter(y + first * width, offset, planes, (stop - first) * width, x->at);
+    T* p = y + offset[0] + first * width * step;
+    const int whole = planes / L;
+    for (Index i = 0; i < (stop - first) * width; ++i, p += step) {
+      for (int k = 0; k < whole; ++k) std::memcpy(p + k * L, &x[k].at[i], BYTES);
+      if (whole < vectors) put(p + whole * L, x[whole].at[i], planes % L);
+    }
+  }
+  static void put(T* to, const Vec<T>& x, int lanes) {
+    const char* from = reinterpret_cast<const char*>(&x);
+#pragma GCC unroll 4
+    for (int part = L / 2; part; part /= 2)  // of a fixed size each
+      if (lanes & part) {
+        std::memcpy(to, from, part * sizeof(T));
+        to += part, from += part * sizeof(T);
+      }
+  }
+};
+
+}  // namespace

@@ -1,0 +1,97 @@
+// How a call goes through its maps: which tasks there are, in which batches of rows, for which threads.
+
+#pragma once
+
+#include <atomic>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#include <thread>
+#endif
+
+#include "maps.h"
+
+namespace {
+
+// The two calls. Each computes some tasks: a task is a tile in a band of rows.
+
+// How a call goes down its maps, and what its threads share.
+template <class T> struct Plan {
+  const Job& job;
+  int wide;
+  bool dense, whole;  // whether T(a) is a matrix; whether its first rows read the last ones
+  Index batch, ring;  // rows
+
+  Plan(const Job& job, int threads) : job(job), wide(job.last ? WIDE : 1) {
+    while (wide > 1 && (LANES<T> * (wide - 1) >= job.channels || tasks() < threads)) --wide;
+    dense = job.height < 2 * job.radius + 1;
+    whole = dense || job.down == Border::circular;
+    batch = std::min(job.height, ceil_div<Index>(std::max<Index>(BATCH / job.width, job.radius), ROWS) * ROWS);
+    ring = whole ? job.height : std::min(job.height, batch + 2 * job.radius);
+  }
+  Index tasks() const { return Tile<T>::count(job, wide) * job.bands; }
+};
+
+template <class T> struct Task {
+  Tile<T> tile;
+  Index band, first, stop;  // rows
+  Task(const Plan<T>& plan, Index i)
+      : tile(plan.job, plan.wide, i / plan.job.bands), band(i % plan.job.bands),
+        first(plan.job.height * band / plan.job.bands),
+        stop(plan.job.height * (band + 1) / plan.job.bands) {}
+
+  // step(row, stop, done, needed) for each batch of rows: before it, rows up to ``done`` were needed
+  template <class F> void each_batch(const Plan<T>& plan, Index batch, F step) const {
+    const Index h = plan.job.height, r = plan.job.radius;
+    Index done = plan.whole ? 0 : std::max<Index>(0, first - r);
+    for (Index row = first, end; row < stop; row = end) {
+      end = std::min(row + batch, stop);
+      const Index needed = plan.whole ? h : std::min(h, end + r);
+      step(row, end, done, needed);
+      done = needed;
+    }
+  }
+};
+
+// The taps that a vector holds, to know whether it needs others.
+template <class T> struct Held {
+  Index taps[LANES<T>] = {-1};
+  bool change(const Index* to) {
+    if (std::equal(to, to + LANES<T>, taps)) return false;
+    std::copy(to, to + LANES<T>, taps);
+    return true;
+  }
+};
+
+// Share the tasks of a call between threads; returns 0, or 1 if memory ran out.
+template <class T, class Work> int share(const Plan<T>& plan, int threads, Work work) {
+  const Index tasks = plan.tasks();
+  const int parts = static_cast<int>(std::min<Index>(threads, tasks));
+  std::atomic<int> failed{0};
+  const auto one = [&](int i) {
+    thread_local Scratch scratch;
+    try {
+      scratch.restart();
+      work(tasks * i / parts, tasks * (i + 1) / parts, scratch);
+      scratch.restart();
+    } catch (const std::bad_alloc&) {
+      failed = 1;
+    }
+  };
+  if (parts == 1) {
+    one(0);
+    return failed;
+  }
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+  for (int i = 0; i < parts; ++i) one(i);
+#else
+  std::vector<std::thread> others;
+  for (int i = 1; i < parts; ++i) others.emplace_back(one, i);
+  one(0);
+  for (std::thread& other : others) other.join();
+#endif
+  return failed;
+}
+
+}  // namespace

@@ -1,0 +1,249 @@
+"""The ops on CPU tensors in C++ (``cpp/``), compiled at first use.
+
+z is (N, C, H, W) with any strides; the taps t = [a, b] are (2, 1|C, R+1) or (2, N, C, R+1), centre
+tap first. Results are as z in dtype and memory format; half precision is computed in float32. As
+many threads as PyTorch may use take part where there is enough work for them.
+
+What is no plain tensor, such as one of a graph that is traced, goes the way of ``torch.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from akm_triton.backend import build
+from akm_triton.backend import torch as torch_backend
+from akm_triton.backend.layout import Stride, channels_last, format_as, is_channels_last
+from akm_triton.borders import BORDERS
+from akm_triton.cache import warn_once
+from akm_triton.tracing import PLAIN_TYPES, outside_transforms
+
+SOURCE = Path(__file__).parent / "cpp" / "ops.cpp"
+GRAIN = 32768
+"""Pixels that are worth a thread."""
+
+_Job = ctypes.c_ssize_t * 12
+_NUMBERS = {torch.float32: "float", torch.float64: "double"}
+
+
+class _Library(NamedTuple):
+    path: str
+    lanes: int
+    """Planes in a vector."""
+    blur: Any
+    gradients: Any
+
+
+def why_not(dtype: torch.dtype) -> str | None:
+    """What keeps maps of this dtype from being computed here; None where nothing does. Compiles, if
+    that was never done."""
+    found = _load(_computed_in(dtype))
+    return found if isinstance(found, str) else None
+
+
+def serves(dtype: torch.dtype) -> bool:
+    """Whether maps of this dtype are computed here; if not, says why, once."""
+    reason = why_not(dtype)
+    if reason is not None:
+        warn_once(
+            f"{reason}. CPU tensors take the PyTorch path, which is slower; AKM_BACKEND=torch "
+            "chooses it without this warning"
+        )
+    return reason is None
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@functools.cache
+def _load(dtype: torch.dtype) -> _Library | str:
+    """The library for this dtype, or why there is none."""
+    number = _NUMBERS[dtype]
+    try:
+        made = build.load(SOURCE, f"cpu-{number}", f"-DNUMBER={number}")
+        library = _Library(made._name, made.akm_lanes(), made.akm_blur, made.akm_gradients)
+    except (build.Unavailable, AttributeError) as error:
+        return f"akm_triton's CPU kernels are not there: {error}"
+    pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
+    library.blur.argtypes = [size * 12, *[pointer] * 4, size, ctypes.c_int]
+    library.gradients.argtypes = [size * 12, *[pointer] * 5, size, ctypes.c_int]
+    return (
+        library
+        if _is_right(library, dtype)
+        else f"akm_triton's CPU kernels in {library.path} compute wrongly"
+    )
+
+
+def _is_right(library: _Library, dtype: torch.dtype) -> bool:
+    """Whether it computes a small case to the bit: a compiler may have made anything."""
+    z, g = (np.arange(float(n), n + 60.0).reshape(1, 3, 5, 4) for n in (1, 7))
+    t = np.arange(12.0).reshape(2, 1, 6)  # up to beyond the map
+
+    def moved(x: Any, n: int, axis: int) -> Any:
+        return x if n == 0 else np.roll(x, n, axis) + np.roll(x, -n, axis)
+
+    def blurred(x: Any, taps: Any, axis: int) -> Any:
+        return sum(tap * moved(x, n, axis) for n, tap in enumerate(taps))
+
+    (a, b), taps = t[:, 0], range(t.shape[-1])
+    u, v = blurred(z, b, 3), blurred(g, a, 2)
+    of_a, of_b = ([np.sum(x * moved(y, n, i)) for n in taps] for x, y, i in ((g, u, 2), (v, z, 3)))
+    with outside_transforms():
+        maps, other, table = (torch.from_numpy(x).to(dtype) for x in (z, g, t))
+        y = _blur(library, maps, table, None, "circular", False)
+        dz, dt = _gradients(library, other, maps, table, "circular", True)
+        return (
+            np.array_equal(y.numpy(), blurred(u, a, 2))
+            and np.array_equal(dz.numpy(), blurred(v, b, 3))
+            and np.array_equal(dt.numpy()[:, 0], [of_a, of_b])
+        )
+
+
+# The ops.
+
+
+def blur(
+    z: Tensor, t: Tensor, border: str, adjoint: bool = False, stride: Stride = (1, 1)
+) -> Tensor:
+    """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b); of its rows and columns those that
+    ``stride`` keeps, which PyTorch's operations compute alone."""
+    library = None if stride != (1, 1) else _library_for(z, t)
+    if library is None:
+        return torch_backend.blur(z, t, border, adjoint, stride)
+    return _blur(library, z, t, None, border, adjoint)
+
+
+def blur_pair(z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool = False) -> Tensor:
+    """T(a) z T(d)ᵀ + T(c) z T(b)ᵀ, or its adjoint, with v = [c, d]."""
+    library = _library_for(z, t, v)
+    if library is None:
+        return torch_backend.blur_pair(z, t, v, border, adjoint)
+    return _blur(library, z, t, v, border, adjoint)
+
+
+def tap_grads(g: Tensor, z: Tensor, t: Tensor, border: str) -> Tensor:
+    """[∂F/∂a, ∂F/∂b] of F = ⟨g, T(a) z T(b)ᵀ⟩, shaped as t."""
+    library = _library_for(g, z, t)
+    if library is None:
+        return torch_backend.tap_grads(g, z, t, border)
+    return _gradients(library, g, z, t, border, False)[1]
+
+
+def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂z, [∂F/∂a, ∂F/∂b]) of F = ⟨g, T(a) z T(b)ᵀ⟩, with ∂F/∂z = T(a)ᵀ g T(b)."""
+    library = _library_for(g, z, t)
+    if library is None:
+        return torch_backend.blur_backward(g, z, t, border)
+    return _gradients(library, g, z, t, border, True)
+
+
+def _library_for(*tensors: Tensor) -> _Library | None:
+    """The library, if all of these are numbers in memory."""
+    for x in tensors:
+        # a subclass that hears of operators may stand for anything
+        plain = type(x) in PLAIN_TYPES or type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
+        if not plain or not x.is_cpu or x.data_ptr() == 0:
+            return None
+    found = _load(_computed_in(tensors[0].dtype))
+    return None if isinstance(found, str) else found
+
+
+def _blur(
+    library: _Library, z: Tensor, t: Tensor, v: Tensor | None, border: str, adjoint: bool
+) -> Tensor:
+    x, last = _packed(z, z, library)
+    t, step = _taps(t, x)
+    y = torch.empty_like(x)
+    threads, bands = _shares(library, x, t.shape[-1] - 1, border)
+    job = _job(x, last, t, border, adjoint, bands)
+    other = None if v is None else _taps(v, x)[0]
+    _check(
+        library.blur(
+            job, x.data_ptr(), y.data_ptr(), t.data_ptr(),
+            None if other is None else other.data_ptr(), step, threads,
+        )
+    )  # fmt: skip
+    return _as(z, y)
+
+
+def _gradients(
+    library: _Library, g: Tensor, z: Tensor, t: Tensor, border: str, of_map: bool
+) -> tuple[Any, Tensor]:
+    """(∂F/∂z or None, ∂F/∂t)"""
+    x, last = _packed(z, z, library)
+    dy, _ = _packed(g, z, library)
+    taps, step = _taps(t, x)
+    dx = torch.empty_like(x) if of_map else None
+    threads, bands = _shares(library, x, t.shape[-1] - 1, border)
+    grads = x.new_empty(2, bands, *x.shape[:2], t.shape[-1])
+    job = _job(x, last, taps, border, False, bands)
+    _check(
+        library.gradients(
+            job, dy.data_ptr(), x.data_ptr(), None if dx is None else dx.data_ptr(),
+            taps.data_ptr(), grads.data_ptr(), step, threads,
+        )
+    )  # fmt: skip
+    grads = grads.sum(1) if bands > 1 else grads[:, 0]
+    if t.dim() == 3:
+        grads = grads.sum(1) if x.shape[0] > 1 else grads[:, 0]
+    grads = grads.sum_to_size(t.shape).to(t.dtype)
+    return None if dx is None else _as(z, dx), grads
+
+
+def _check(status: int) -> None:
+    if status:
+        raise MemoryError("no memory for the rows of a map that are computed together")
+
+
+# What a call is told.
+
+
+def _packed(x: Tensor, z: Tensor, library: _Library) -> tuple[Tensor, bool]:
+    """x in the dtype of the computation, dense in the layout that serves maps like z, and whether
+    that is channels_last."""
+    x = x.to(_computed_in(z.dtype))
+    # a vector of few channels would be empty for the most part
+    last = is_channels_last(z) and 2 * z.shape[1] > library.lanes
+    if last:
+        return (x if is_channels_last(x) else channels_last(x)), True
+    return x.contiguous(), False
+
+
+def _as(z: Tensor, y: Tensor) -> Tensor:
+    """y in the dtype and memory format of z."""
+    return y if y.dtype == z.dtype and not is_channels_last(z) else format_as(z, y)
+
+
+def _taps(t: Tensor, x: Tensor) -> tuple[Tensor, int]:
+    """t in the dtype of x, and how far b lies from a."""
+    t = t.to(x.dtype).contiguous()
+    return t, t.numel() // 2
+
+
+def _job(
+    x: Tensor, last: bool, t: Tensor, border: str, adjoint: bool, bands: int
+) -> ctypes.Array[ctypes.c_ssize_t]:
+    n, c, h, w = x.shape
+    row, rule = t.shape[-1], BORDERS.index(border)
+    by_sample = t.shape[2] * row if t.dim() == 4 and t.shape[1] > 1 else 0
+    by_channel = row if t.shape[-2] > 1 else 0
+    return _Job(n, c, h, w, last, row - 1, by_sample, by_channel, rule, rule, adjoint, bands)
+
+
+def _shares(library: _Library, x: Tensor, radius: int, border: str) -> tuple[int, int]:
+    """How many threads take part, and in how many bands the rows of a plane are cut for them."""
+    threads = min(torch.get_num_threads(), -(-x.numel() // GRAIN))
+    n, c, h, _ = x.shape
+    vectors = -(-n * c // library.lanes)
+    if threads <= vectors or border == "circular" or h < 2 * radius + 1:
+        return threads, 1
+    # of a band that is no higher than its borders, most would be computed twice
+    return threads, max(1, min(-(-threads // vectors), h // (2 * radius + 2)))
