@@ -214,8 +214,9 @@ def modulate(
         stride: keeps every stride-th row and column, from the first; the others are never written,
             and on the PyTorch path not computed. An int, or a pair for rows and columns. σ counts
             pixels of z, before the stride.
-        backend: ``"triton"``, ``"torch"``, or ``None`` for the environment's ``AKM_BACKEND``,
-            else Triton on CUDA tensors where it serves and PyTorch elsewhere.
+        backend: ``"triton"``, ``"cpu"``, ``"torch"``, or ``None`` for the environment's
+            ``AKM_BACKEND``, else Triton on CUDA tensors and C++ on the CPU's where they serve, and
+            PyTorch elsewhere.
 
     Returns:
         A tensor of the dtype and memory format of ``z``, of its shape too but for ⌈H / stride⌉ rows

@@ -247,7 +247,7 @@ def test_in_a_fork(threads: None) -> None:
 
 
 def no_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any) -> Any:
+    def refuse(*args: Any, **options: Any) -> Any:
         raise AssertionError("the PyTorch path")
 
     for name in ("blur", "blur_pair", "tap_grads", "blur_backward"):

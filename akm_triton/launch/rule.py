@@ -44,9 +44,10 @@ def _slides(problem: Problem) -> list[list[str]]:
     if small or scattered or sliding.refusal(problem):
         return []
     if problem.outputs == ("dz",):
-        longest = 3 if problem.is_16bit else 15
-        if not problem.channels_last:
-            longest = 0 if problem.is_16bit else 8
+        if problem.is_16bit:
+            longest = 3 if problem.channels_last else 0
+        else:
+            longest = 15 if problem.channels_last and problem.w > 64 else 8
         return [["dz"]] if problem.radius <= longest else []
     if problem.is_16bit or problem.radius > (8 if problem.channels_last else 7):
         return []
