@@ -35,6 +35,19 @@ def plain(
     return torch.stack([torch.sigmoid(s.to(k))[..., None] * k if gated else k, k])
 
 
+def plain_vjp(
+    r: Tensor, s: Tensor, gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+    dt: Tensor,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """The gradient of <dt, plain(r, s)> by r and s, in plain torch: differentiable again."""
+    k, slope = tap_derivatives(r, max_radius, gaussian, truncate, most=1)
+    da, db = dt
+    if not gated:
+        return ((da + db) * slope).sum(-1), None
+    g = torch.sigmoid(s)
+    return ((g[..., None] * da + db) * slope).sum(-1), g * (1 - g) * (da * k).sum(-1)
+
+
 def _decomposes(*args: Any) -> bool:
     return not (in_export() or backend.get("triton").INTERPRET)
 

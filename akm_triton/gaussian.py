@@ -233,9 +233,10 @@ def _powers(r: Tensor, rules: BesselRules) -> Tensor:
 
 
 def tap_derivatives(
-    r: Tensor, max_radius: int, gaussian: str, truncate: float | None
+    r: Tensor, max_radius: int, gaussian: str, truncate: float | None, most: int = 3
 ) -> list[Tensor]:
-    """The taps at σ = |r| and their first three derivatives by r, each differentiable again."""
+    """The taps at σ = |r| and their first derivatives by r, 1 or 3 at ``most``, each differentiable
+    again."""
     n = _up_to(max_radius, r)
     inside = None if truncate is None else n <= truncate * r.detach().abs()[..., None]
     dtype, r = r.dtype, _widened(r)
@@ -254,26 +255,28 @@ def tap_derivatives(
                 _product(density * rules.cos_minus_one**order, rules.cosines),
                 _product(powers * rising[order], rules.series),
             )
-            for order in range(4)
+            for order in range(most + 1)
         ]
         unit = torch.where(is_small, 1, t)
     else:
         unit = t.clamp(min=1e-4)
         u = n * n / (2 * unit)  # −log of the tap
         tap = torch.exp(-u)
-        p = [tap, tap * u, tap * u * (u - 2), tap * u * (u * u - 6 * u + 6)]
+        p = [tap, tap * u]
+        if most > 1:
+            p += [tap * u * (u - 2), tap * u * (u * u - 6 * u + 6)]
     if inside is not None:
         p = [x * inside for x in p]
     total = [2 * x.sum(-1, keepdim=True) - x[..., :1] for x in p]
     k: list[Tensor] = []  # as p, of the quotient p / total
-    for order in range(4):
+    for order in range(most + 1):
         rest = sum(math.comb(order, i) * k[i] * total[order - i] for i in range(order))
         k.append((p[order] - rest) / total[0])
     slope = r / unit
-    derivatives = [
-        k[0],
-        2 * slope * k[1],
-        2 / unit * k[1] + 4 * slope**2 * k[2],
-        12 * slope / unit * k[2] + 8 * slope**3 * k[3],
-    ]
+    derivatives = [k[0], 2 * slope * k[1]]
+    if most > 1:
+        derivatives += [
+            2 / unit * k[1] + 4 * slope**2 * k[2],
+            12 * slope / unit * k[2] + 8 * slope**3 * k[3],
+        ]
     return [x.to(dtype) for x in derivatives]

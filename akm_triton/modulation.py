@@ -30,11 +30,11 @@ def modulate(
     gated, s = s is not None, r if s is None else s
     window = gated, max_radius, gaussian, truncate
     plain = is_plain(z, r, s)
-    if plain and backend == "triton":
+    if plain and backend != "torch":
         if is_recorded(z, r, s):
-            y: Tensor = _Modulate.apply(z, r, s, (border, window, stride))
+            y: Tensor = _Modulate.apply(z, r, s, (backend, border, window, stride))
             return y
-        return backends.get("triton").modulate(z, r, s, border, *window, stride)[0]
+        return backends.get(backend).modulate(z, r, s, border, *window, stride)[0]
     sharding.prepare(z)
     taps_of = gated_taps.fused if backend == "triton" else gated_taps.plain
     t = taps_of(r, s, *window)
@@ -57,46 +57,49 @@ _Window = tuple[bool, int, str, float | None]
 
 
 def _backward(
-    needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, border: str,
-    window: _Window,
+    needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, backend: str,
+    border: str, window: _Window,
 ) -> Grads:  # fmt: skip
     """(dz, dr, ds) by bare kernels; ``needs`` is whether those of z, and those of r or s."""
-    triton = backends.get("triton")
+    kernels = backends.get(backend)
     if needs == (True, False):
-        return triton.blur(g, t, border, border not in SELF_ADJOINT), None, None
+        return kernels.blur(g, t, border, border not in SELF_ADJOINT), None, None
     if needs == (False, True):
-        dz, dt = None, triton.tap_grads(g, z, t, border)
+        dz, dt = None, kernels.tap_grads(g, z, t, border)
     else:
-        dz, dt = triton.blur_backward(g, z, t, border)
-    return dz, *triton.gated_taps_grad(r, s, dt, *window)
+        dz, dt = kernels.blur_backward(g, z, t, border)
+    return dz, *kernels.gated_taps_grad(r, s, dt, *window)
 
 
 def _differentiable_backward(
-    needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, border: str,
-    window: _Window,
+    needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, backend: str,
+    border: str, window: _Window,
 ) -> Grads:  # fmt: skip
-    """The same by registered ops."""
-    if torch.is_grad_enabled():
-        t = gated_taps.fused(r, s, *window)  # the taps of the forward know nothing of r and s
-    dz, dt = ops.blur_vjp(needs, z, t, border, False, "triton", g)
+    """The same by registered ops, and on the CPU by plain torch for what is small."""
+    fused = backend == "triton"
+    if torch.is_grad_enabled():  # the taps of the forward know nothing of r and s
+        t = (gated_taps.fused if fused else gated_taps.plain)(r, s, *window)
+    dz, dt = ops.blur_vjp(needs, z, t, border, False, backend, g)
     if dt is None:
         return dz, None, None
-    return dz, *gated_taps.vjp(needs, r, s, *window, dt)
+    if fused:
+        return dz, *gated_taps.vjp(needs, r, s, *window, dt)
+    return dz, *gated_taps.plain_vjp(r, s, *window, dt)
 
 
 class _Modulate(torch.autograd.Function):
-    """Taps and blur on Triton as one node, which keeps z, r, s and the taps."""
+    """Taps and blur by kernels as one node, which keeps z, r, s and the taps."""
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, _Window, Stride]
+        ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, str, _Window, Stride]
     ) -> Tensor:
-        border, window, ctx.stride = options
+        backend, border, window, ctx.stride = options
         y: Tensor
-        y, t = backends.get("triton").modulate(z, r, s, border, *window, ctx.stride)
+        y, t = backends.get(backend).modulate(z, r, s, border, *window, ctx.stride)
         ctx.save_for_backward(z, r, s, t)
         ctx.set_materialize_grads(False)
-        ctx.options = border, window
+        ctx.options = backend, border, window
         return y
 
     @staticmethod
@@ -111,5 +114,5 @@ class _Modulate(torch.autograd.Function):
         bare = is_plain(g, z, r, s) and not is_recorded(g, z, r, s)
         backward = _backward if bare else _differentiable_backward
         dz, dr, ds = backward((needs_z, needs_r or needs_s), g, z, r, s, t, *ctx.options)
-        gated = ctx.options[1][0]
+        gated = ctx.options[2][0]
         return dz, dr, ds if gated else None, None

@@ -26,8 +26,9 @@ import akm_triton as akm
 from akm_triton import cache
 from akm_triton.backend import build, cpu
 from akm_triton.backend import torch as torch_backend
+from reference import oracle
 from tests import fuzz
-from tests.common import BORDERS, random
+from tests.common import BORDERS, FAMILIES, random
 
 ROOT = Path(__file__).parents[1]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -157,6 +158,33 @@ def test_every_op_against_scipy(
     for dt in (cpu.tap_grads(g, z, t, border), cpu.blur_backward(g, z, t, border)[1]):
         assert dt.dtype == exact_dtype
         compare(dt, exact.tap_grads(False), exact.tap_grads(True), BOUND[exact_dtype])
+
+
+@pytest.mark.parametrize("truncate", [None, 2.5])
+@pytest.mark.parametrize("radius", [1, 7, 31, 255])
+@pytest.mark.parametrize("gaussian", FAMILIES)
+def test_taps_and_their_gradient(gaussian: str, radius: int, truncate: float | None) -> None:
+    """On both sides of where the series takes over, and where σ is no common number."""
+    switch = 0.75 * max(radius, 10)
+    r = [0, 1e-30, 1e-3, 0.3, 1, -2.5, radius, switch - 1e-3, switch + 1e-3, 1e4, 1e12, math.nan]
+    sigma, s = np.array([*r, math.inf]), np.linspace(-9, 9, 13)
+    window = True, radius, gaussian, truncate
+    dt = random(2, 13, radius + 1)
+    x, y = torch.from_numpy(sigma), torch.from_numpy(s)
+    t = cpu.gated_taps(x, y, *window).numpy()
+    dr, ds = (d.numpy() for d in cpu.gated_taps_grad(x, y, dt, *window))
+    assert np.isnan(t[1, -2:]).all() and np.isnan(dr[-2:]).all()
+    sigma, s, dt = sigma[:-2], s[:-2], dt[:, :-2]
+    k = oracle.taps(sigma, radius, gaussian=gaussian, truncate=truncate)
+    slope = oracle.taps_derivative(sigma, radius, gaussian=gaussian, truncate=truncate)
+    gate = 1 / (1 + np.exp(-s))[:, None]
+    da, db = dt.numpy()
+    np.testing.assert_allclose(t[0, :-2], gate * k, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(t[1, :-2], k, rtol=0, atol=1e-13)
+    wanted = ((gate * da + db) * slope).sum(-1)
+    size = abs(slope).sum(-1) + 1e-13 / (abs(sigma) + 1e-30)
+    assert (abs(dr[:-2] - wanted) <= 1e-12 * size + 1e-13 * abs(slope).max()).all()
+    np.testing.assert_allclose(ds[:-2], (gate * (1 - gate) * da * k).sum(-1), rtol=0, atol=1e-13)
 
 
 def test_random_calls() -> None:

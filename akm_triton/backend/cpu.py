@@ -33,12 +33,21 @@ _Job = ctypes.c_ssize_t * 12
 _NUMBERS = {torch.float32: "float", torch.float64: "double"}
 
 
+class _Window(ctypes.Structure):
+    _fields_ = (
+        ("radius", ctypes.c_ssize_t), ("discrete", ctypes.c_ssize_t), ("gated", ctypes.c_ssize_t),
+        ("truncate", ctypes.c_double),
+    )  # fmt: skip
+
+
 class _Library(NamedTuple):
     path: str
     lanes: int
     """Planes in a vector."""
     blur: Any
     gradients: Any
+    taps: Any
+    taps_gradients: Any
 
 
 def why_not(dtype: torch.dtype) -> str | None:
@@ -69,17 +78,19 @@ def _load(dtype: torch.dtype) -> _Library | str:
     number = _NUMBERS[dtype]
     try:
         made = build.load(SOURCE, f"cpu-{number}", f"-DNUMBER={number}")
-        library = _Library(made._name, made.akm_lanes(), made.akm_blur, made.akm_gradients)
+        library = _Library(
+            made._name, made.akm_lanes(), made.akm_blur, made.akm_gradients, made.akm_taps,
+            made.akm_taps_gradients,
+        )  # fmt: skip
     except (build.Unavailable, AttributeError) as error:
         return f"akm_triton's CPU kernels are not there: {error}"
     pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
     library.blur.argtypes = [size * 12, *[pointer] * 4, size, ctypes.c_int]
     library.gradients.argtypes = [size * 12, *[pointer] * 5, size, ctypes.c_int]
-    return (
-        library
-        if _is_right(library, dtype)
-        else f"akm_triton's CPU kernels in {library.path} compute wrongly"
-    )
+    library.taps.argtypes = [ctypes.POINTER(_Window), *[pointer] * 3, size]
+    library.taps_gradients.argtypes = [ctypes.POINTER(_Window), *[pointer] * 5, size]
+    wrong = f"akm_triton's CPU kernels in {library.path} compute wrongly"
+    return library if _is_right(library, dtype) else wrong
 
 
 def _is_right(library: _Library, dtype: torch.dtype) -> bool:
@@ -143,6 +154,55 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
     if library is None:
         return torch_backend.blur_backward(g, z, t, border)
     return _gradients(library, g, z, t, border, True)
+
+
+# σ and s, and the map; for plain tensors alone. r and s are of one shape, in the dtype of the
+# computation.
+
+
+def modulate(
+    z: Tensor, r: Tensor, s: Tensor, border: str,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None, stride: Stride,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(y, t): ``gated_taps`` and then ``blur``."""
+    t = gated_taps(r, s, gated, max_radius, gaussian, truncate)
+    return blur(z, t, border, stride=stride), t
+
+
+def gated_taps(
+    r: Tensor, s: Tensor, gated: bool, max_radius: int, gaussian: str, truncate: float | None
+) -> Tensor:
+    """[a, b] = [sigmoid(s) k(|r|), k(|r|)], or [k, k] without the gate: (2, *r.shape, R+1)."""
+    r, s = r.contiguous(), s.contiguous()
+    t = r.new_empty((2, *r.shape, max_radius + 1))
+    window = _window(gated, max_radius, gaussian, truncate)
+    pointers = r.data_ptr(), s.data_ptr(), t.data_ptr()
+    _check(_loaded(r.dtype).taps(window, *pointers, r.numel()))
+    return t
+
+
+def gated_taps_grad(
+    r: Tensor, s: Tensor, dt: Tensor,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(dr, ds) from the gradient of both taps, (2, *r.shape, R+1)."""
+    r, s, dt = r.contiguous(), s.contiguous(), dt.contiguous()
+    dr, ds = torch.empty_like(r), torch.empty_like(r)
+    window = _window(gated, max_radius, gaussian, truncate)
+    pointers = r.data_ptr(), s.data_ptr(), dt.data_ptr(), dr.data_ptr(), ds.data_ptr()
+    _check(_loaded(r.dtype).taps_gradients(window, *pointers, r.numel()))
+    return dr, ds
+
+
+@functools.lru_cache(256)
+def _window(gated: bool, max_radius: int, gaussian: str, truncate: float | None) -> _Window:
+    return _Window(max_radius, gaussian == "discrete", gated, truncate or 0.0)
+
+
+def _loaded(dtype: torch.dtype) -> _Library:
+    found = _load(dtype)
+    assert not isinstance(found, str)
+    return found
 
 
 def _library_for(*tensors: Tensor) -> _Library | None:

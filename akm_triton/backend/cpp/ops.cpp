@@ -11,6 +11,7 @@
 
 #include "axis.h"
 #include "plan.h"
+#include "taps.h"
 
 namespace {
 
@@ -249,5 +250,15 @@ int akm_gradients(
   return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
     gradients<T>(plan, g, z, dz, t, t + half, grads, from, to, scratch);
   });
+}
+
+// As in taps.h.
+int akm_taps(const Window* window, const NUMBER* r, const NUMBER* s, NUMBER* t, Index count) {
+  return guarded([&] { gated_taps(*window, r, s, t, count); });
+}
+int akm_taps_gradients(
+    const Window* window, const NUMBER* r, const NUMBER* s, const NUMBER* dt, NUMBER* dr,
+    NUMBER* ds, Index count) {
+  return guarded([&] { gated_taps_gradients(*window, r, s, dt, dr, ds, count); });
 }
 }

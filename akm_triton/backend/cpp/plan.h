@@ -63,20 +63,29 @@ template <class T> struct Held {
   }
 };
 
-// Share the tasks of a call between threads; returns 0, or 1 if memory ran out.
+// 0, or 1 if memory ran out.
+template <class F> int guarded(F f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
+// Share the tasks of a call between threads. As ``guarded``.
 template <class T, class Work> int share(const Plan<T>& plan, int threads, Work work) {
   const Index tasks = plan.tasks();
   const int parts = static_cast<int>(std::min<Index>(threads, tasks));
   std::atomic<int> failed{0};
   const auto one = [&](int i) {
     thread_local Scratch scratch;
-    try {
+    const int status = guarded([&] {
       scratch.restart();
       work(tasks * i / parts, tasks * (i + 1) / parts, scratch);
       scratch.restart();
-    } catch (const std::bad_alloc&) {
-      failed = 1;
-    }
+    });
+    if (status) failed = status;
   };
   if (parts == 1) {
     one(0);
