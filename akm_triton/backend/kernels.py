@@ -122,7 +122,8 @@ def grad_kernel(
     DTYPE: tl.constexpr = z_ptr.dtype.element_ty
     BLOCKS: tl.constexpr = triton.cdiv(MAP.H, TILE.BLOCK_H)
     RAGGED: tl.constexpr = BLOCKS > 1 and MAP.H % TILE.BLOCK_H > 0
-    ROW_BORDER: tl.constexpr = "zeros" if ADJOINT else MAP.BORDER
+    BORDER: tl.constexpr = MAP.BORDER
+    ROW_BORDER: tl.constexpr = "zeros" if ADJOINT else BORDER
     PLANES: tl.constexpr = TILE.PLANES
 
     strip, c, split, first, count = program(C, share, extra, TILE)
@@ -154,7 +155,7 @@ def grad_kernel(
         z_n = z_ptr + n * Z_STRIDES[0] * z_stride_n
         dz_n = dz_ptr + n * DZ_STRIDES[0] * dz_stride_n
         g = load_tiles(g_n, row, inside, G_STRIDES, mask_c, ROW_BORDER, MAP, TILE)
-        z = load_tiles(z_n, row, out, Z_STRIDES, mask_c, MAP.BORDER, MAP, TILE)
+        z = load_tiles(z_n, row, out, Z_STRIDES, mask_c, BORDER, MAP, TILE)
         g_at, z_at = g[0], z[0]
         if DTYPE == tl.float32 and NEED_DA and (NEED_DZ or NEED_DB):
             g_at = load_again(g_n, row, inside, G_STRIDES, mask_c, MAP, TILE)

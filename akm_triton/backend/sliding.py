@@ -87,11 +87,12 @@ def load_window(
 ):  # fmt: skip
     """COLUMNS columns of a row, with HALO more on either side, each in float32. The row may lie
     RADIUS rows outside the map."""
-    if MAP.BORDER == "zeros":
+    BORDER: tl.constexpr = MAP.BORDER
+    if BORDER == "zeros":
         mask &= (row >= 0) & (row < MAP.H)
     else:
         mask &= row < MAP.H + MAP.RADIUS
-        row = fold_once(row, MAP.H, MAP.BORDER)
+        row = fold_once(row, MAP.H, BORDER)
     if MAP.H * STRIDES[2] + MAP.W * STRIDES[3] >= 2**31:
         row = row.to(tl.int64)
         group = group.to(tl.int64)
@@ -100,12 +101,12 @@ def load_window(
     if LANES.VECTOR == 1:
         for i in tl.static_range(COLUMNS + 2 * HALO):
             column = group * COLUMNS + (i - HALO)
-            if MAP.BORDER == "zeros":
+            if BORDER == "zeros":
                 seen = (column >= 0) & (column < MAP.W)
                 inside = column
             else:
                 seen = column < MAP.W + HALO
-                inside = fold_once(column, MAP.W, MAP.BORDER)
+                inside = fold_once(column, MAP.W, BORDER)
             x = tl.load(ptr + inside * STRIDES[3], mask=mask & seen, other=0.0)
             window += (x.to(tl.float32),)
     else:
@@ -115,17 +116,17 @@ def load_window(
         offsets = tl.arange(0, 4)[None, None, :] * STRIDES[3]
         for i in tl.static_range(1 + 2 * MORE):
             four = group + (i - MORE)
-            if MAP.BORDER == "zeros":
+            if BORDER == "zeros":
                 seen = (four >= 0) & (four < FOURS)
                 inside = four
             else:
                 seen = four < FOURS + MORE
-                inside = fold_once(four, FOURS, MAP.BORDER)
+                inside = fold_once(four, FOURS, BORDER)
             at = ptr + inside * (4 * STRIDES[3])
             x = tl.load(at[:, :, None] + offsets, mask=(mask & seen)[:, :, None], other=0.0)
             x = four_of(x.to(tl.float32), LANES.PLANES, LANES.GROUPS)
             if i != MORE:
-                x = fold_four(x, inside != four, four < 0, MAP.BORDER)
+                x = fold_four(x, inside != four, four < 0, BORDER)
             for j in tl.static_range(4):
                 if i * 4 + j >= 4 * MORE - HALO and i * 4 + j < 4 * MORE + 4 + HALO:
                     window += (x[j],)
@@ -335,7 +336,7 @@ def sliding_grad_kernel(
         db = zeros(R + 1, P, G)
 
     # only here are registers left for a row that is loaded ahead
-    AHEAD: tl.constexpr = NEED_DA and not NEED_DB and LANES.VECTOR > 1
+    AHEAD: tl.constexpr = NEED_DA and not NEED_DB and LANES.VECTOR > 1 and R <= 6
     if AHEAD:
         following = load_grad_windows(
             g_ptr, z_ptr, first - R, first, group, G_STRIDES, Z_STRIDES, mask,

@@ -99,13 +99,14 @@ def taps_rounding(
 ):  # fmt: skip
     """(scale, centre): the power of two by which T, or with TRANSPOSED Tᵀ, is divided, and the
     error of the side taps where they are scaled and rounded to DTYPE."""
+    BORDER: tl.constexpr = MAP.BORDER  # Triton 3.6 passes no string of a tuple on
     n = tap_numbers(MAP.RADIUS, PLANES)
     taps = tl.load(taps_ptr + n, mask=n <= MAP.RADIUS, other=0.0)
     scale = 1.0
     if DTYPE == tl.float16:
         row = sum_of_taps(tl.where(n > 0, 2.0, 1.0) * tl.abs(taps), PLANES)
         if TRANSPOSED:
-            row *= column_growth(MAP.BORDER, MAP.RADIUS)
+            row *= column_growth(BORDER, MAP.RADIUS)
         scale = power_of_two(row)
     taps *= 1.0 / scale
     lost = taps - taps.to(DTYPE).to(tl.float32)
@@ -196,21 +197,20 @@ def column_operands(
     """What the tile whose rows begin at ``row`` takes from each of ``load_tiles`` by T(a), or with
     ADJOINT by T(a)ᵀ. Without ADJOINT it is the same for all tiles of a map: the border is folded in
     where rows are loaded, if they are not all in one tile."""
+    BORDER: tl.constexpr = MAP.BORDER
     i = rows_of(tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
     j = columns_of(tl.arange(0, TILE.BLOCK_H), TILE.PLANES)
     if TILE.HALO_H == 0:
-        return (
-            folded_operand(a_ptr, i, j, scale, MAP.H, MAP.RADIUS, MAP.BORDER, ADJOINT, -1, DTYPE),
-        )
+        return (folded_operand(a_ptr, i, j, scale, MAP.H, MAP.RADIUS, BORDER, ADJOINT, -1, DTYPE),)
     else:
         h = columns_of(tl.arange(0, TILE.HALO_H), TILE.PLANES)
         if ADJOINT:
             i += row
             j += row
             h += row
-            at = toeplitz(a_ptr, j, i, MAP.H, MAP.RADIUS, MAP.BORDER)
-            above = toeplitz(a_ptr, h - TILE.HALO_H, i, MAP.H, MAP.RADIUS, MAP.BORDER)
-            below = toeplitz(a_ptr, h + TILE.BLOCK_H, i, MAP.H, MAP.RADIUS, MAP.BORDER)
+            at = toeplitz(a_ptr, j, i, MAP.H, MAP.RADIUS, BORDER)
+            above = toeplitz(a_ptr, h - TILE.HALO_H, i, MAP.H, MAP.RADIUS, BORDER)
+            below = toeplitz(a_ptr, h + TILE.BLOCK_H, i, MAP.H, MAP.RADIUS, BORDER)
         else:
             at = toeplitz(a_ptr, i, j, MAP.H, MAP.RADIUS, BAND)
             above = toeplitz(a_ptr, i, h - TILE.HALO_H, MAP.H, MAP.RADIUS, BAND)
@@ -265,9 +265,10 @@ def column_products(v, z, da, PRECISION: tl.constexpr):
 @triton.jit
 def column_sums(da, i, n, MAP: tl.constexpr, TILE: tl.constexpr):
     """∂F/∂a from ∂F/∂T_a by each of ``load_tiles``."""
+    BORDER: tl.constexpr = MAP.BORDER
     at = upright(da[0])
     if len(da) == 1:
-        return tap_sums(at, i, n, 0, 0, MAP.H, MAP.H, MAP.BORDER)
+        return tap_sums(at, i, n, 0, 0, MAP.H, MAP.H, BORDER)
     else:
         above, below = upright(da[1]), upright(da[2])
         sums = diagonal_sums(at, i + n, i + n < TILE.BLOCK_H)

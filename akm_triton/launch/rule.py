@@ -20,7 +20,7 @@ from akm_triton.launch.sliding import COLUMNS, Sliding
 
 def rule(problem: Problem, device: Device) -> Plan:
     """The launches of any op on any maps, the same whenever it is asked."""
-    slides = _slides(problem)
+    slides = _slides(problem, device)
     if slides:
         config = _sliding(problem, device)
         return tuple(Launch(config, **dict.fromkeys(outputs, True)) for outputs in slides)
@@ -36,7 +36,7 @@ def rule(problem: Problem, device: Device) -> Plan:
     )
 
 
-def _slides(problem: Problem) -> list[list[str]]:
+def _slides(problem: Problem, device: Device) -> list[list[str]]:
     """The launches of the sliding form, each by what it writes, where it is the faster one: on maps
     whose tiles want more than one matrix product an axis, as long as windows leave registers."""
     small = min(problem.h, problem.w) <= 32 or problem.longest_side <= 48
@@ -49,7 +49,9 @@ def _slides(problem: Problem) -> list[list[str]]:
         else:
             longest = 15 if problem.channels_last and problem.w > 64 else 8
         return [["dz"]] if problem.radius <= longest else []
-    if problem.is_16bit or problem.radius > (8 if problem.channels_last else 7):
+    # of the next radius the registers are spilled, on the newest devices of this one
+    longest = 8 if problem.channels_last else 7 if device.capability < 120 else 6
+    if problem.is_16bit or problem.radius > longest:
         return []
     together = [["dz", "da", "db"]] if problem.radius <= 3 else [["dz", "da"], ["db"]]
     wanted = [[name for name in names if name in problem.outputs] for names in together]
