@@ -180,11 +180,12 @@ def modulate(
     .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(σ_c) * z_{nc}), \qquad σ = |r|
 
     Differentiable in z, r and s. On CUDA tensors two Triton launches forward (the taps, which hold
-    the gate; the blur) and three to six backward; elsewhere plain PyTorch with the same result.
+    the gate; the blur) and three to six backward; on a CPU C++, compiled at the first call;
+    elsewhere plain PyTorch with the same result.
 
     Args:
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last
-            on the PyTorch path); contiguous or channels_last, which the output keeps. Under
+            not on Triton); contiguous or channels_last, which the output keeps. Under
             autocast it is cast as the input of a convolution is; r and s are not.
         r: σ = \|r\| in pixels; a number, or ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``, where N or C
             may be 1 for all. The derivative by r is that of t = r², so it is 0 at r = 0. NaN or inf
@@ -196,8 +197,9 @@ def modulate(
         truncate: also zero taps beyond ``int(truncate · σ)``; ``None`` keeps the whole window.
         max_radius: the window's radius R in pixels, 1 to 255; taps beyond it are cut, the rest
             renormalised.
-        backend: ``"triton"``, ``"torch"``, or ``None`` for the environment's ``AKM_BACKEND``,
-            else Triton on CUDA tensors where it serves and PyTorch elsewhere.
+        backend: ``"triton"``, ``"cpu"``, ``"torch"``, or ``None`` for the environment's
+            ``AKM_BACKEND``, else Triton on CUDA tensors and C++ on CPU tensors where these serve,
+            and PyTorch elsewhere.
 
     Returns:
         A tensor of the shape, dtype and memory format of ``z``.
