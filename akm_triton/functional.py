@@ -195,11 +195,12 @@ def modulate(
     .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(σ_c) * z_{nc}), \qquad σ = |r|
 
     Differentiable in z, r and s. On CUDA tensors two Triton launches forward (the taps, which hold
-    the gate; the blur) and three to six backward; elsewhere plain PyTorch with the same result.
+    the gate; the blur) and three to six backward; on a CPU C++, compiled at the first call;
+    elsewhere plain PyTorch with the same result.
 
     Args:
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``; float16, bfloat16, float32 or float64 (the last
-            on the PyTorch path); contiguous or channels_last, which the output keeps. Under
+            not on Triton); contiguous or channels_last, which the output keeps. Under
             autocast it is cast as the input of a convolution is; r and s are not.
         r: σ = \|r\| in pixels; a number, or ``()``, ``(1,)``, ``(C,)`` or ``(N, C)``, where N or C
             may be 1 for all. The derivative by r is that of t = r², so it is 0 at r = 0. NaN or inf
@@ -215,8 +216,8 @@ def modulate(
             and on the PyTorch path not computed. An int, or a pair for rows and columns. σ counts
             pixels of z, before the stride.
         backend: ``"triton"``, ``"cpu"``, ``"torch"``, or ``None`` for the environment's
-            ``AKM_BACKEND``, else Triton on CUDA tensors and C++ on the CPU's where they serve, and
-            PyTorch elsewhere.
+            ``AKM_BACKEND``, else Triton on CUDA tensors and C++ on CPU tensors where these serve,
+            and PyTorch elsewhere.
 
     Returns:
         A tensor of the dtype and memory format of ``z``, of its shape too but for ⌈H / stride⌉ rows

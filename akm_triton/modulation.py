@@ -2,8 +2,9 @@
 allows.
 
 Registered ops differentiate, transform, trace and batch in every way that PyTorch knows, and a call
-of one takes longer on the host than its kernel on a GPU. Ordinary inference and ordinary training
-need none of it: there the kernels are called directly, in training from one node of autograd.
+of one takes longer on the host than its kernel on a GPU, or than a small map on a CPU. Ordinary
+inference and ordinary training need none of it: there the kernels are called directly, in training
+from one node of autograd.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from torch._dynamo.utils import counters
 from torch.func import functional_call, grad, vmap
 
 import akm_triton as akm
+from akm_triton.backend import cpu
 from akm_triton.gaussian import _shared_rules
 from tests.capabilities import (
     CALLABLES,
@@ -34,11 +35,13 @@ from tests.capabilities import (
 from tests.common import BORDERS, FAMILIES
 
 ROOT = Path(__file__).parents[1]
+uncompiled = pytest.mark.skipif(cpu.why_not(torch.float64) is not None, reason="no C++ compiler")
+BACKENDS = ["torch", pytest.param("cpu", marks=uncompiled)]
 
 
 @pytest.mark.parametrize("capability", [x for x in CAPABILITIES if x not in COMPILED])
 @pytest.mark.parametrize("name", CALLABLES)
-@pytest.mark.parametrize("backend", ["torch", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_capability(backend: str, name: str, capability: str) -> None:
     check(name, capability, backend, torch.float64, 1e-9)
 
@@ -46,7 +49,7 @@ def test_capability(backend: str, name: str, capability: str) -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("capability", COMPILED)
 @pytest.mark.parametrize("name", CALLABLES)
-@pytest.mark.parametrize("backend", ["torch", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_capability(backend: str, name: str, capability: str) -> None:
     check(name, capability, backend, torch.float64, 1e-9)
 

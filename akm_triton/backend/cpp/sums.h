@@ -7,11 +7,12 @@
 namespace {
 
 // f gets the number n as a constant.
-template <class F, int... I> inline void constant(int n, std::integer_sequence<int, I...>, F f) {
-  (void)((n == I + 1 && (f(std::integral_constant<int, I + 1>{}), true)) || ...);
+template <int MOST, class F, int... I>
+inline void constant(int n, std::integer_sequence<int, I...>, F f) {
+  (void)((n == MOST - I && (f(std::integral_constant<int, MOST - I>{}), true)) || ...);
 }
 template <int MOST, class F> inline void with_constant(Index n, F f) {
-  constant(static_cast<int>(n), std::make_integer_sequence<int, MOST>{}, f);
+  constant<MOST>(static_cast<int>(n), std::make_integer_sequence<int, MOST>{}, f);
 }
 // n in equal parts of at most ``most``
 inline Index part(Index n, Index most) { return ceil_div(n, ceil_div(n, most)); }
@@ -60,20 +61,25 @@ template <class T, bool ADD, int I, int V, class X>
 template <class T, int I, bool ADD = false, class X>
 void sum_rows(Rows<T> y, Index rows, Index n, Coefficients<T> c, Index terms, X x) {
   const bool slides = c.by_row == -1;
-// a strip of the x that all rows of y read stays in the first cache
+  // a strip of the x that all rows of y read stays in the first cache
   const Index strip = I == 1 || slides ? COLUMNS : CACHED / terms;
   const Index most = part(n, std::clamp<Index>(strip, 4, COLUMNS));
-  for (Index w = 0; w < n; w += most)
-    with_constant<COLUMNS>(std::min(most, n - w), [&](auto columns) {
-      constexpr int V = decltype(columns)::value;
-      const auto at = [&](Index i) {
-        return Coefficients<T>{slides ? c.at : c.at + i * c.by_row, c.by_row, c.by_term};
-      };
-      Index i = 0;
-      for (; i + I <= rows; i += I)
-        sum_block<T, ADD, I, V>(y, at(i), slides ? terms + I - 1 : terms, x, i, w);
-      for (; i < rows; ++i) sum_block<T, ADD, 1, V>(y, at(i), terms, x, i, w);
+  const auto columns = [&](Index from, Index to, Index each) {
+    with_constant<COLUMNS>(each, [&](auto constant) {
+      constexpr int V = decltype(constant)::value;
+      for (Index w = from; w < to; w += V) {
+        Coefficients<T> here = c;
+        Index i = 0;
+        for (; i + I <= rows; i += I, here.at += slides ? 0 : I * c.by_row)
+          sum_block<T, ADD, I, V>(y, here, slides ? terms + I - 1 : terms, x, i, w);
+        for (; i < rows; ++i, here.at += slides ? 0 : c.by_row)
+          sum_block<T, ADD, 1, V>(y, here, terms, x, i, w);
+      }
     });
+  };
+  const Index whole = n / most * most;
+  columns(0, whole, most);
+  if (whole < n) columns(whole, n, n - whole);
 }
 
 // out(i, j, Σ_w a(i)[w] b(j)[w]) for i < I, j < J and n columns
