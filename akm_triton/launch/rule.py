@@ -151,6 +151,8 @@ def _float32_blur(problem: Problem, device: Device) -> Config:
         warps = 2 if problem.pair else 1
         return a((1, 32, 32), num_warps=warps, programs_per_sm=8 // warps, num_stages=stages)
     if problem.long_radius and problem.w > 64:
+        if problem.pair:
+            return a((1, 16, 128), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
         return a((1, 32, 128), num_warps=8, out_w=64, programs_per_sm=1, num_stages=stages)
     out_w = 32 if _wraps(problem, 64) else None
     if problem.pair:
