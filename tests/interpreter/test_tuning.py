@@ -74,8 +74,8 @@ def test_a_wrong_one_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner.space, "candidates", lambda *_: ([FAST], []))
     right = triton_backend.blur
 
-    def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan) -> Tensor:
-        y = right(z, t, border, adjoint, plan)
+    def blur(z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan, *rest: Any) -> Tensor:
+        y = right(z, t, border, adjoint, plan, *rest)
         return 1.001 * y if plan == FAST else y
 
     monkeypatch.setattr(triton_backend, "blur", blur)
