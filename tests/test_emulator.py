@@ -137,6 +137,16 @@ def test_against_float64(
         check(op, g, z, radius, border)
 
 
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("border", ["symmetric", "circular"])
+def test_gradients_of_windows_that_slide_past_the_map(border: str, layout: str) -> None:
+    """The last thread of a row has columns that the map does not have; the border finds others."""
+    maps = 1, 3, 49, 70
+    z, g = (common.random(*maps, seed=s, dtype=torch.float32, layout=layout) for s in (1, 2))
+    with emulator(90):
+        check("backward", g, z, 3, border)
+
+
 @pytest.mark.parametrize("block_w", [32, 64])
 @pytest.mark.parametrize("block_h", [32, 64])
 def test_no_gradient_that_passes_the_check_races(block_h: int, block_w: int) -> None:

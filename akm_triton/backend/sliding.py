@@ -216,11 +216,15 @@ def sliding_blur_kernel(
 
 
 @triton.jit
-def centre(window, RADIUS: tl.constexpr):
-    """The columns of the thread itself."""
+def centre(window, group, MAP: tl.constexpr):
+    """The columns of the thread itself; those that the map does not have, which the border rule has
+    found inside it, are zeros."""
     own = ()
     for i in tl.static_range(COLUMNS):
-        own += (window[RADIUS + i],)
+        x = window[MAP.RADIUS + i]
+        if MAP.W % 4 > 0:
+            x = tl.where(group * COLUMNS + i < MAP.W, x, 0.0)
+        own += (x,)
     return own
 
 
@@ -365,7 +369,7 @@ def sliding_grad_kernel(
             v_above = push(v_above, v, R)
             z_above = push(z_above, z, R)
         if NEED_DB:
-            w, w_queue = blur_down(w_queue, centre(g, R), a, R)
+            w, w_queue = blur_down(w_queue, centre(g, group, MAP), a, R)
             db = products_across(db, w, around, R)
 
     taps = ((split * LANES.STRIPS + strip).to(tl.int64) * C + c) * (R + 1)
