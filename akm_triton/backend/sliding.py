@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 
 from akm_triton.backend.tiles import VARYING, fold_once, taps_of
+from akm_triton.launch import sliding
 
-COLUMNS = tl.constexpr(4)
-"""Of a thread: more share the columns beside them, fewer leave registers to other programs."""
+COLUMNS = tl.constexpr(sliding.COLUMNS)
 
 
 @triton.jit

@@ -11,11 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from akm_triton.launch import sliding
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, tile
 from akm_triton.launch.problem import Problem
-from akm_triton.launch.sliding import COLUMNS, Sliding
+from akm_triton.launch.sliding import COLUMNS, Sliding, loads_whole_groups, refusal
 
 
 def rule(problem: Problem, device: Device) -> Plan:
@@ -40,8 +39,8 @@ def _slides(problem: Problem, device: Device) -> list[list[str]]:
     """The launches of the sliding form, each by what it writes, where it is the faster one: on maps
     whose tiles want more than one matrix product an axis, as long as windows leave registers."""
     small = min(problem.h, problem.w) <= 32 or problem.longest_side <= 48
-    scattered = not (problem.channels_last or sliding.loads_whole_groups(problem))
-    if small or scattered or sliding.refusal(problem):
+    scattered = not (problem.channels_last or loads_whole_groups(problem))
+    if small or scattered or refusal(problem):
         return []
     if problem.outputs == ("dz",):
         if problem.is_16bit:

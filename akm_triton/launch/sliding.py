@@ -9,7 +9,7 @@ from typing import NamedTuple
 from akm_triton.launch.problem import Problem
 
 COLUMNS = 4
-"""Columns of a thread, as backend/sliding.py has them."""
+"""Of a thread: more share the columns beside them, fewer leave registers to other programs."""
 LONGEST = 15
 """The longest radius: of a longer window the unfinished rows leave no registers."""
 
