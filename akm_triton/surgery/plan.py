@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from akm_triton.layers import Modulation2d
 from akm_triton.surgery.match import Selector, selects
 from akm_triton.surgery.order import BATCH_NORMS, JOINING, order
-from akm_triton.surgery.places import DIVIDERS, NORMS, Modulated, channels_of, names, places, slot
+from akm_triton.surgery.places import (
+    DIVIDERS,
+    NORMS,
+    Modulated,
+    channels_of,
+    check_whole,
+    names,
+    places,
+    slot,
+)
 
 DONE = "has modulation already"
+FORWARDS = {norm.forward for norm in NORMS}
 
 
 @dataclass
@@ -41,6 +53,7 @@ def make_plan(
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise ValueError("model is wrapped by DDP, which would not see r and s; convert first")
     named = names(model)
+    check_whole(named)
     kind = "norm" if where == "norm" else "convolution"
     layers = [x for x in named if isinstance(x, NORMS if where == "norm" else nn.Conv2d)]
     if not layers:
@@ -51,7 +64,7 @@ def make_plan(
 
     seen = order(model)
     modulated = {place.affine for place in places(model)}
-    uses = Counter(x for module in named for x in module._parameters.values() if x is not None)
+    uses = Counter(_memory(x) for y in named for x in y._parameters.values() if x is not None)
     plan, refused = Plan(), {}
     for layer in layers:
         name = named[layer][0]
@@ -67,6 +80,8 @@ def make_plan(
         channels = layer.in_channels if isinstance(layer, nn.Conv2d) else channels_of(layer)
         if any(selects(item, named[layer], layer) for item in exclude):
             reason: str | None = "excluded"
+        elif shapeless := [x for x in (layer, *nexts) if x in named and _is_lazy(x)]:
+            reason = f"the shape of {named[shapeless[0]][0]} is not known; run the model once first"
         elif channels < min_channels:
             reason = f"{channels} channels, fewer than min_channels={min_channels}"
         elif layer in seen.pooled:
@@ -80,7 +95,7 @@ def make_plan(
             continue
 
         for target in targets:
-            if exact and (reason := _why_not_exact(target, uses)):
+            if exact and (reason := _why_not_exact(target, uses, seen.read)):
                 refused[name] = f"{reason} of {named[target][0]}"
             if target not in plan.layers:
                 plan.layers.append(target)
@@ -110,11 +125,14 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
         return "parametrized"
     if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:
         return f"a class of its own, {type(layer).__name__}"
-    if layer is model and isinstance(layer, NORMS) and slot(layer) is layer:
-        return "it is the model itself, which nothing can take the place of"
+    if isinstance(layer, NORMS) and slot(layer) is layer:
+        if layer is model:
+            return "it is the model itself, which nothing can take the place of"
+        if type(layer).forward not in FORWARDS:  # an activation may be in it
+            return f"its norm is a class of its own, {type(layer).__name__}"
     for name in ("weight", "bias"):
         if name not in layer._parameters:
-            return f"its {name} is computed: pruned, normalised or sharded"
+            return f"its {name} is computed: pruned or normalised"
         x = layer._parameters[name]
         if x is None:
             continue
@@ -127,11 +145,24 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
     return None
 
 
-def _why_not_exact(layer: nn.Module, uses: Counter[nn.Parameter]) -> str | None:
+def _why_not_exact(layer: nn.Module, uses: Counter[int], read: set[nn.Module]) -> str | None:
     if layer._parameters["weight"] is None:
         return "there is no weight"
+    if layer in read:
+        return "the model's forward uses a parameter"
     for name in ("weight", "bias"):
         x = layer._parameters[name]
-        if x is not None and uses[x] > 1:
+        if x is not None and uses[_memory(x)] > 1:
             return f"another layer shares the {name}"
     return None
+
+
+def _is_lazy(layer: nn.Module) -> bool:
+    """Such as a LazyBatchNorm2d, which becomes a BatchNorm2d when it is called."""
+    return isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params()
+
+
+def _memory(x: torch.Tensor) -> int:
+    """The same for two parameters of the same numbers."""
+    plain = type(x) is nn.Parameter and x.layout == torch.strided
+    return (plain and x.data_ptr()) or id(x)
