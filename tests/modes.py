@@ -31,6 +31,10 @@ class Watch(TorchDispatchMode):
         self.ops.append(str(func.overloadpacket))
         given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
         for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
+            if (
+                isinstance(x, torch.Tensor)
+                and not x.is_meta
+                and x.untyped_storage().data_ptr() not in given
+            ):
                 self.made.append((self.ops[-1], x.untyped_storage().nbytes()))
         return out

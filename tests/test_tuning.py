@@ -36,6 +36,7 @@ pytest.importorskip("triton")
 from akm_triton.cache import alone
 from akm_triton.files import slug
 from akm_triton.launch import choice, store
+from akm_triton.launch.axis import Axis
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, check, from_json, grids, tile, to_json
 from akm_triton.launch.problem import MAX_RADIUS, OPS, Problem
@@ -71,7 +72,8 @@ problems = st.builds(
 def assert_covers(plan: Plan, problem: Problem) -> None:
     """Every output once, every column by one strip, with all it needs within its window; every row
     in a block, with all it needs there or beside it. From the geometry alone."""
-    assert sorted(x for step in plan for x in step.outputs) == sorted(problem.outputs)
+    written = [x for step in plan for x in step.outputs]
+    assert sorted(x for x in written if x not in "uv") == sorted(problem.outputs)
     h, w, radius = problem.h, problem.w, problem.radius
     for step in plan:
         cfg = step.config
@@ -79,6 +81,12 @@ def assert_covers(plan: Plan, problem: Problem) -> None:
             assert 1 <= radius < min(h, w) and not (problem.pair or problem.asymmetric)
             if cfg.lanes(problem).VECTOR > 1:  # beside the map are whole groups of its columns
                 assert w % cfg.lanes(problem).VECTOR == 0 and problem.border != "reflect"
+            continue
+        if isinstance(cfg, Axis):
+            assert not (problem.pair or problem.asymmetric)
+            if cfg.lanes(problem).VECTOR > 1:  # of which as many as the window has are in the map
+                assert cfg.axis == "columns" and w % 4 == 0 and -(-radius // 4) * 4 <= w
+                assert problem.border != "reflect"
             continue
         written: list[int] = []
         for strip in range(cfg.strips):
@@ -119,6 +127,13 @@ def assert_shares(plan: Plan, problem: Problem, device: Device) -> None:
             assert grid.splits == problem.n * -(-problem.h // cfg.rows)
             assert (grid.strips - 1) * 4 * cfg.groups < problem.w <= grid.strips * 4 * cfg.groups
             continue
+        if isinstance(cfg, Axis):
+            turned = cfg.axis == "columns" and problem.channels_last
+            h, w = (problem.w, problem.h) if turned else (problem.h, problem.w)
+            strip = cfg.groups * cfg.columns * cfg.repeats
+            assert grid.splits == problem.n * -(-h // cfg.rows)
+            assert (grid.strips - 1) * strip < w <= grid.strips * strip
+            continue
         blocks = -(-problem.h // cfg.block_h)
         split = np.arange(grid.splits)
         count = grid.share + (split < grid.extra)
@@ -157,7 +172,7 @@ def test_candidates_and_their_variations_are_plans(problem: Problem, device: Dev
     assert efforts == sorted(efforts)
     for plan in found:
         assert_covers(plan, problem)
-    tiled = [plan for plan in found if not isinstance(plan[0].config, Sliding)]
+    tiled = [plan for plan in found if isinstance(plan[0].config, Config)]
     if tiled:
         others = list(space.variations(tiled[0], problem))
         assert others and tiled[0] not in others
@@ -299,6 +314,60 @@ def test_what_no_window_slides_over_is_refused(problem: Problem, message: str) -
         check(plan, problem)
     proposed, _ = space.candidates(problem, H200)
     assert not any(isinstance(launch.config, Sliding) for plan in proposed for launch in plan)
+
+
+def by_axes(problem: Problem, **change: Any) -> Plan:
+    """Launches of one axis each, of which the first is changed."""
+    plan = []
+    for axis, *outputs in (("rows", "u"), ("columns", "dz")):
+        down = axis == "rows" or problem.channels_last
+        lanes = (1, 128, 16, 1, 8) if down else (4, 16, 16, 8, 2)
+        fields = change if axis == "rows" else {}
+        config = replace(Axis(axis, *lanes), **fields)
+        plan.append(Launch(config, **dict.fromkeys(outputs, True)))
+    return tuple(plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(axis="depth"), "axis must be one of .*, got 'depth'"),
+        (dict(planes=3), "planes must be a power of two, at most 128, got 3"),
+        (dict(groups=512), "groups must be a power of two, at most 256, got 512"),
+        (dict(rows=113), "rows must be 1 to 112, got 113"),
+        (dict(columns=4), "columns must be 1 where a lane goes down the axis, got 4"),
+        (dict(together=32), "together must be a power of two, at most 16, got 32"),
+        (dict(registers=256), "registers must be 0 to 255, got 256"),
+        (dict(repeats=0), "repeats must be a power of two, at most 16, got 0"),
+        (dict(axis="columns", columns=8), "blur needs launches of .*'rows'"),
+        (dict(axis="columns", columns=1), "columns must be 4 or 8 across the axis, got 1"),
+        (dict(axis="columns", columns=8, repeats=2), "repeats must be 1 across the axis, got 2"),
+    ],
+)
+def test_no_plan_of_single_axes_is_refused(change: dict[str, Any], message: str) -> None:
+    assert from_json(to_json(by_axes(BLUR)), BLUR) == by_axes(BLUR)
+    with pytest.raises(ValueError, match=message):
+        from_json(to_json(by_axes(BLUR, **change)), BLUR)
+
+
+def test_launches_of_single_axes_are_whole() -> None:
+    first, last = by_axes(BLUR)
+    tiles = Launch(tile(BLUR, (1, 32, 64), num_warps=8), dz=True)
+    for plan, message in (
+        ((first,), "needs launches"), ((last, first), "needs launches"),
+        ((first, last, last), "needs launches"), ((first, tiles), "do not go together"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            check(plan, BLUR)
+    for problem, message in (
+        (BLUR._replace(op="blur_adjoint", border="reflect"), "the border 'reflect'"),
+        (BLUR._replace(op="blur_pair"), "a pair of taps"),
+        (BLUR._replace(stride=(2, 1)), "every row where some are kept"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check((first, last), problem)
+        proposed, _ = space.candidates(problem, H200)
+        assert not any(isinstance(x.config, Axis) for plan in proposed for x in plan)
 
 
 json_values = st.recursive(
@@ -501,7 +570,7 @@ def test_the_key_tells_apart_what_runs_another_kernel() -> None:
 
 def test_machine_code_tells_what_is_not_worth_a_run() -> None:
     def flaw(device: Device = H200, **change: int) -> str | None:
-        recorded = codegen.launches("float32", "nchw", (56, 56), 15, 90)
+        recorded = codegen.launches("float32", "nchw", (32, 64), 15, 90)
         launch = next(x for x in recorded if x.name == "blur_kernel")
         launch.arguments["TILE"] = launch.arguments["TILE"]._replace(**change)
         return tuner._flaw([launch], device)

@@ -14,7 +14,7 @@ and group of columns. Only borders for which T is a symmetric matrix have gradie
 import triton
 import triton.language as tl
 
-from akm_triton.backend.tiles import VARYING, fold_once, taps_of
+from akm_triton.backend.tiles import VARYING, fold_index, fold_once, taps_of
 from akm_triton.launch import sliding
 
 COLUMNS = tl.constexpr(sliding.COLUMNS)
@@ -55,9 +55,9 @@ def four_of(x, PLANES: tl.constexpr, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def four_together(x, PLANES: tl.constexpr, GROUPS: tl.constexpr):
-    """The inverse of ``four_of``."""
-    pairs = tl.join(tl.join(x[0], x[2]), tl.join(x[1], x[3]))
+def four_together(x, I: tl.constexpr, PLANES: tl.constexpr, GROUPS: tl.constexpr):  # noqa: E741
+    """The inverse of ``four_of``, of the four elements from the I-th on."""
+    pairs = tl.join(tl.join(x[I], x[I + 2]), tl.join(x[I + 1], x[I + 3]))
     return tl.reshape(pairs, (PLANES, GROUPS, 4))
 
 
@@ -81,6 +81,54 @@ def fold_four(x, outside, before, BORDER: tl.constexpr):
 
 
 @triton.jit
+def load_columns(
+    ptr, group, STRIDE: tl.constexpr, mask,
+    COUNT: tl.constexpr, HALO: tl.constexpr, MAP: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """The COUNT columns of a group in the row at ``ptr``, with HALO more on either side, each in
+    float32."""
+    BORDER: tl.constexpr = MAP.BORDER
+    window = ()
+    if LANES.VECTOR == 1:
+        for i in tl.static_range(COUNT + 2 * HALO):
+            column = group * COUNT + (i - HALO)
+            if BORDER == "zeros":
+                seen = (column >= 0) & (column < MAP.W)
+                inside = column
+            elif HALO < MAP.W:
+                seen = column < MAP.W + HALO
+                inside = fold_once(column, MAP.W, BORDER)
+            else:
+                seen = column < MAP.W + HALO
+                inside = fold_index(column, MAP.W, BORDER)
+            x = tl.load(ptr + inside * STRIDE, mask=mask & seen, other=0.0)
+            window += (x.to(tl.float32),)
+    else:
+        # four columns at once: HALO is rounded up, and what is too much is left out
+        MORE: tl.constexpr = triton.cdiv(HALO, 4)
+        OWN: tl.constexpr = COUNT // 4
+        FOURS: tl.constexpr = MAP.W // 4
+        offsets = tl.arange(0, 4)[None, None, :] * STRIDE
+        for i in tl.static_range(OWN + 2 * MORE):
+            four = group * OWN + (i - MORE)
+            if BORDER == "zeros":
+                seen = (four >= 0) & (four < FOURS)
+                inside = four
+            else:
+                seen = four < FOURS + MORE
+                inside = fold_once(four, FOURS, BORDER)
+            at = ptr + inside * (4 * STRIDE)
+            x = tl.load(at[:, :, None] + offsets, mask=(mask & seen)[:, :, None], other=0.0)
+            x = four_of(x.to(tl.float32), LANES.PLANES, LANES.GROUPS)
+            if i < MORE or i >= MORE + OWN or (i > MORE and MAP.W % COUNT > 0):
+                x = fold_four(x, inside != four, four < 0, BORDER)
+            for j in tl.static_range(4):
+                if i * 4 + j >= 4 * MORE - HALO and i * 4 + j < 4 * MORE + COUNT + HALO:
+                    window += (x[j],)
+    return window
+
+
+@triton.jit
 def load_window(
     ptr, row, group, STRIDES: tl.constexpr, mask,
     HALO: tl.constexpr, MAP: tl.constexpr, LANES: tl.constexpr,
@@ -96,62 +144,38 @@ def load_window(
     if MAP.H * STRIDES[2] + MAP.W * STRIDES[3] >= 2**31:
         row = row.to(tl.int64)
         group = group.to(tl.int64)
-    ptr += row * STRIDES[2]
-    window = ()
-    if LANES.VECTOR == 1:
-        for i in tl.static_range(COLUMNS + 2 * HALO):
-            column = group * COLUMNS + (i - HALO)
-            if BORDER == "zeros":
-                seen = (column >= 0) & (column < MAP.W)
-                inside = column
-            else:
-                seen = column < MAP.W + HALO
-                inside = fold_once(column, MAP.W, BORDER)
-            x = tl.load(ptr + inside * STRIDES[3], mask=mask & seen, other=0.0)
-            window += (x.to(tl.float32),)
-    else:
-        # four columns at once: HALO is rounded up, and what is too much is left out
-        MORE: tl.constexpr = triton.cdiv(HALO, 4)
-        FOURS: tl.constexpr = MAP.W // 4
-        offsets = tl.arange(0, 4)[None, None, :] * STRIDES[3]
-        for i in tl.static_range(1 + 2 * MORE):
-            four = group + (i - MORE)
-            if BORDER == "zeros":
-                seen = (four >= 0) & (four < FOURS)
-                inside = four
-            else:
-                seen = four < FOURS + MORE
-                inside = fold_once(four, FOURS, BORDER)
-            at = ptr + inside * (4 * STRIDES[3])
-            x = tl.load(at[:, :, None] + offsets, mask=(mask & seen)[:, :, None], other=0.0)
-            x = four_of(x.to(tl.float32), LANES.PLANES, LANES.GROUPS)
-            if i != MORE:
-                x = fold_four(x, inside != four, four < 0, BORDER)
-            for j in tl.static_range(4):
-                if i * 4 + j >= 4 * MORE - HALO and i * 4 + j < 4 * MORE + 4 + HALO:
-                    window += (x[j],)
-    return window
+    return load_columns(ptr + row * STRIDES[2], group, STRIDES[3], mask, COLUMNS, HALO, MAP, LANES)
 
 
 @triton.jit
 def store_columns(
+    ptr, columns, group, STRIDE: tl.constexpr, mask,
+    COUNT: tl.constexpr, MAP: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Write the COUNT columns of a group in the row at ``ptr``."""
+    DTYPE: tl.constexpr = ptr.dtype.element_ty
+    ptr += group * (COUNT * STRIDE)
+    if LANES.VECTOR == 1:
+        for i in tl.static_range(COUNT):
+            seen = mask & (group * COUNT + i < MAP.W)
+            tl.store(ptr + i * STRIDE, columns[i].to(DTYPE), mask=seen)
+    else:
+        offsets = tl.arange(0, 4)[None, None, :] * STRIDE
+        for i in tl.static_range(0, COUNT, 4):
+            x = four_together(columns, i, LANES.PLANES, LANES.GROUPS).to(DTYPE)
+            seen = mask & (group * COUNT + i < MAP.W)
+            tl.store((ptr + i * STRIDE)[:, :, None] + offsets, x, mask=seen[:, :, None])
+
+
+@triton.jit
+def store_row(
     ptr, columns, row, group, STRIDES: tl.constexpr, mask, MAP: tl.constexpr, LANES: tl.constexpr
 ):
     """Write COLUMNS columns of a row."""
-    DTYPE: tl.constexpr = ptr.dtype.element_ty
     if MAP.H * STRIDES[2] + MAP.W * STRIDES[3] >= 2**31:
         row = row.to(tl.int64)
         group = group.to(tl.int64)
-    ptr += row * STRIDES[2] + group * (COLUMNS * STRIDES[3])
-    if LANES.VECTOR == 1:
-        for i in tl.static_range(COLUMNS):
-            seen = mask & (group * COLUMNS + i < MAP.W)
-            tl.store(ptr + i * STRIDES[3], columns[i].to(DTYPE), mask=seen)
-    else:
-        x = four_together(columns, LANES.PLANES, LANES.GROUPS).to(DTYPE)
-        offsets = tl.arange(0, 4)[None, None, :] * STRIDES[3]
-        seen = mask & (group * COLUMNS < MAP.W)
-        tl.store(ptr[:, :, None] + offsets, x, mask=seen[:, :, None])
+    store_columns(ptr + row * STRIDES[2], columns, group, STRIDES[3], mask, COLUMNS, MAP, LANES)
 
 
 @triton.jit
@@ -212,7 +236,7 @@ def sliding_blur_kernel(
     for row in range(first - R, end + R):
         z = load_window(z_ptr, row, group, Z_STRIDES, mask, R, MAP, LANES)
         y, queue = blur_down(queue, blur_across(z, b, R), a, R)
-        store_columns(y_ptr, y, row - R, group, Y_STRIDES, mask & (row - R >= first), MAP, LANES)
+        store_row(y_ptr, y, row - R, group, Y_STRIDES, mask & (row - R >= first), MAP, LANES)
 
 
 @triton.jit
@@ -362,7 +386,7 @@ def sliding_grad_kernel(
         if NEED_DZ:
             dz, dz_queue = blur_down(dz_queue, v, a, R)
             own = mask & (row - R >= first)
-            store_columns(dz_ptr, dz, row - R, group, DZ_STRIDES, own, MAP, LANES)
+            store_row(dz_ptr, dz, row - R, group, DZ_STRIDES, own, MAP, LANES)
         if NEED_DA:
             v = where_all((row >= first) & (row < end), v)
             da = products_down(da, v, v_above, z, z_above, R)

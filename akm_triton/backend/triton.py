@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from akm_triton.backend import kernels, sliding, tap_kernels
+from akm_triton.backend import axis, kernels, sliding, tap_kernels
 from akm_triton.backend.launcher import (
     INTERPRET,
     Launcher,
@@ -26,9 +26,11 @@ from akm_triton.backend.launcher import (
 from akm_triton.backend.layout import Stride, empty_like
 from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
+from akm_triton.launch.axis import AXES, SCRATCH, Axis, Step, steps
 from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Grid, Plan, grids
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.sliding import Sliding
 from akm_triton.tracing import in_graph, value_at_trace
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
 MOST_PREPARED = 4096
 
 _Made = TypeVar("_Made")
+_Launch = Callable[..., object]
+"""Of the tensors of a call."""
 
 
 def _prepared(x: Tensor, *key: Hashable) -> Any:
@@ -140,14 +144,17 @@ def _blur(
 
 def _blur_launcher(
     op: str, z: Tensor, y: Tensor, t: Tensor, border: str, plan: Plan | None, stride: Stride
-) -> Launcher:
+) -> _Launch:
     if plan is None and choice.observers:
         _observe(_problem(op, z, t, border, stride), z)
     key = op, border, plan, stride, z.shape, z.stride(), z.dtype, t.shape, t.dtype
-    launch: Launcher | None = _prepared(z, *key)
+    launch: _Launch | None = _prepared(z, *key)
     if launch is None:
-        (grid,) = _grids(op, z, t, border, plan, stride)
-        launch = _prepare(_blur_launch(z, y, t, grid), z, *key)
+        grids = _grids(op, z, t, border, plan, stride)
+        if len(grids) == 1:
+            launch = _prepare(_blur_launch(z, y, t, grids[0]), z, *key)
+        else:
+            launch = _prepare(_blur_by_axes(z, y, t, grids), z, *key)
     return launch
 
 
@@ -161,12 +168,54 @@ def _blur_launch(z: Tensor, y: Tensor, t: Tensor, grid: Grid) -> Launcher:
         Pointer(other, 1), *_tap_strides(t),
     )  # fmt: skip
     c = grid.problem.c
-    if grid.sliding:
+    if isinstance(grid.launch.config, Sliding):
         return Launcher(
             sliding.sliding_blur_kernel, grid.programs, (*maps_and_taps, c), grid.constants
         )
     more = Pointer(other, 0), Pointer(2, 1), c, grid.share, grid.extra
     return Launcher(kernels.blur_kernel, grid.programs, (*maps_and_taps, *more), grid.constants)
+
+
+def _blur_by_axes(z: Tensor, y: Tensor, t: Tensor, grids: tuple[Grid, ...]) -> _Launch:
+    """Of (z, y, t): a launch for each axis, with a map between them."""
+    u = _scratch(z)
+    down, across = steps(grids[0].problem)
+    first = _axis_launch((z, u), t, down, grids[0])
+    last = _axis_launch((u, y), t, across, grids[1])
+
+    def both(z: Tensor, y: Tensor, t: Tensor) -> None:
+        u = empty_like(z)
+        first(z, u, t)
+        last(u, y, t)
+
+    return both
+
+
+def _scratch(z: Tensor) -> Tensor:
+    """What ``empty_like`` returns, without memory."""
+    return empty_like(torch.empty_strided(z.shape, z.stride(), dtype=z.dtype, device="meta"))
+
+
+def _axis_launch(maps: tuple[Tensor, ...], t: Tensor, step: Step, grid: Grid) -> Launcher:
+    """Of the maps (g, dz) and t, or of (g, z, dz), t and partial gradients."""
+    cfg, problem = grid.launch.config, grid.problem
+    assert isinstance(cfg, Axis)
+    turned, gradient, own = cfg.turns(problem), bool(step.z), AXES.index(cfg.axis)
+    arguments: list[Any] = []
+    for i, x in enumerate(maps):
+        n, (unit, c, h, w) = _strides(x)
+        arguments += Pointer(i), n, (unit, c, w, h) if turned else (unit, c, h, w)
+    for taps in (own, 1 - own):
+        arguments += Pointer(len(maps), taps), *_tap_strides(t)
+    if gradient:
+        arguments.append(Pointer(len(maps) + 1, 0))
+    kernel = {
+        (True, False): axis.down_blur_kernel, (False, False): axis.across_blur_kernel,
+        (True, True): axis.down_grad_kernel, (False, True): axis.across_grad_kernel,
+    }[cfg.down(problem), gradient]  # fmt: skip
+    scaled = maps[0].dtype == torch.float16
+    scratch = dict(TO=scaled and step.dz in SCRATCH, FROM=scaled and step.g in SCRATCH)
+    return Launcher(kernel, grid.programs, (*arguments, problem.c), grid.constants | scratch)
 
 
 # blur_backward and tap_grads
@@ -198,16 +247,53 @@ def _grads(
     if plan is None and choice.observers:
         _observe(_problem(op, z, t, border), z)
     key = op, border, plan, z.shape, z.stride(), z.dtype, g.stride(), g.dtype, t.shape, t.dtype
-    steps: list[_Step] | None = _prepared(z, *key)
-    if steps is None:
-        each = [_grad_step(g, z, dz, t, grid) for grid in _grids(op, z, t, border, plan)]
-        steps = _prepare(each, z, *key)
-    if len(steps) == 1:
-        return steps[0](g, z, dz, t, None)
-    grads = torch.empty(t.shape, dtype=torch.float32, device=z.device)
-    for step in steps:
-        step(g, z, dz, t, grads)
-    return grads
+    gradients: _Step | None = _prepared(z, *key)
+    if gradients is None:
+        grids = _grids(op, z, t, border, plan)
+        by_axes = isinstance(grids[0].launch.config, Axis)
+        made = _grads_by_axes if by_axes else _grads_by_maps
+        gradients = _prepare(made(g, z, dz, t, grids), z, *key)
+    return gradients(g, z, dz, t, None)
+
+
+def _grads_by_maps(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grids: tuple[Grid, ...]) -> _Step:
+    """Each launch of (g, z, dz)."""
+    each = [_grad_step(g, z, dz, t, grid) for grid in grids]
+    if len(each) == 1:
+        return each[0]
+
+    def all_of_them(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grads: Tensor | None) -> Tensor:
+        grads = torch.empty(t.shape, dtype=torch.float32, device=z.device)
+        for step in each:
+            step(g, z, dz, t, grads)
+        return grads
+
+    return all_of_them
+
+
+def _grads_by_axes(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grids: tuple[Grid, ...]) -> _Step:
+    """Launches of one axis each, through the maps u and v."""
+    which = steps(grids[0].problem)
+    maps = {"g": g, "z": z, "u": _scratch(z), "v": _scratch(z), "dz": dz}
+    each = [
+        _axis_step(maps[step.g], maps.get(step.z, z), maps[step.dz], t, step, grid)
+        for step, grid in zip(which, grids, strict=True)
+    ]
+
+    def in_turn(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grads: Tensor | None) -> Tensor:
+        grads = torch.empty(t.shape, dtype=torch.float32, device=z.device)
+        maps = {"g": g, "z": z, "u": empty_like(z), "v": empty_like(z), "dz": dz}
+        for step, run in zip(which, each, strict=True):
+            run(maps[step.g], maps.get(step.z, z), maps[step.dz], t, grads)
+        return grads
+
+    return in_turn
+
+
+def _axis_step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, step: Step, grid: Grid) -> _Step:
+    if not step.z:
+        return _map_step(_axis_launch((g, dz), t, step, grid))
+    return _summed(_axis_launch((g, z, dz), t, step, grid), t, grid)
 
 
 _Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -215,15 +301,20 @@ _Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def _grad_step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grid: Grid) -> _Step:
-    launch, problem = grid.launch, grid.problem
+    launch = grid.launch
     if not (launch.da or launch.db):
         return _map_step(_blur_launch(g, dz, t, grid))
+    return _summed(_grad_launch(g, z, dz, t, launch.da + launch.db, grid), t, grid)
+
+
+def _summed(gradients: Launcher, t: Tensor, grid: Grid) -> _Step:
+    """The step of a launch of (g, z, dz, t, partial gradients), and of the sum of these."""
+    launch, problem = grid.launch, grid.problem
     which = slice(0 if launch.da else 1, 2 if launch.db else 1)
     count = which.stop - which.start
     shape = (count, grid.splits, grid.strips, problem.c, problem.radius + 1)
     whole = (count, *t.shape[1:])
     complete = math.prod(shape) == math.prod(whole)  # there are no partial gradients to sum
-    gradients = _grad_launch(g, z, dz, t, count, grid)
 
     def step(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, grads: Tensor | None) -> Tensor:
         out = None if grads is None else grads[which]
@@ -262,7 +353,7 @@ def _grad_launch(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, count: int, grid: 
         Pointer(4, 0), Pointer(4, count - 1),
         grid.problem.c,
     )  # fmt: skip
-    if grid.sliding:
+    if isinstance(grid.launch.config, Sliding):
         return Launcher(sliding.sliding_grad_kernel, grid.programs, arguments, grid.constants)
     shares = grid.share, grid.extra
     return Launcher(kernels.grad_kernel, grid.programs, (*arguments, *shares), grid.constants)

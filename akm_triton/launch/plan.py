@@ -1,5 +1,5 @@
-"""A plan: the launches of an op, each with a Config, or a Sliding, which shares the maps among
-programs."""
+"""A plan: the launches of an op, each with a Config, a Sliding or an Axis, which shares the maps
+among programs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import reprlib
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from akm_triton.launch.axis import Axis, steps
 from akm_triton.launch.device import Device
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.sliding import Sliding
 
-OUTPUTS = ("dz", "da", "db")
+OUTPUTS = ("u", "v", "dz", "da", "db")
+"""Of a launch; u and v are the scratch of launches of one axis, see launch/axis.py."""
 
 
 class Map(NamedTuple):
@@ -117,7 +119,9 @@ MOST_WAVES = 6
 class Launch:
     """One launch. The flags say what it writes; dz alone is a blur, adjoint in a gradient."""
 
-    config: Config | Sliding
+    config: Config | Sliding | Axis
+    u: bool = False
+    v: bool = False
     dz: bool = False
     da: bool = False
     db: bool = False
@@ -146,10 +150,6 @@ class Grid(NamedTuple):
     """Tiles of a split; the first ``extra`` splits have one more."""
     extra: int = 0
 
-    @property
-    def sliding(self) -> bool:
-        return isinstance(self.launch.config, Sliding)
-
 
 def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
     return tuple(_grid(launch, problem, device) for launch in plan)
@@ -157,6 +157,8 @@ def grids(plan: Plan, problem: Problem, device: Device) -> tuple[Grid, ...]:
 
 def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
     cfg = launch.config
+    if isinstance(cfg, Axis):
+        return _axis_grid(launch, cfg, problem)
     constants: dict[str, Any] = dict(
         MAP=Map(problem.h, problem.w, problem.radius, problem.border), num_warps=cfg.num_warps
     )
@@ -184,6 +186,20 @@ def _grid(launch: Launch, problem: Problem, device: Device) -> Grid:
     share, extra = divmod(problem.n * -(-problem.h // cfg.block_h), splits)
     programs = cfg.programs(problem.c) * splits
     return Grid(launch, problem, programs, cfg.strips, splits, constants, share, extra)
+
+
+def _axis_grid(launch: Launch, cfg: Axis, problem: Problem) -> Grid:
+    lanes = cfg.lanes(problem)
+    constants: dict[str, Any] = dict(
+        MAP=Map(*cfg.size(problem), problem.radius, problem.border), LANES=lanes,
+        num_warps=cfg.num_warps,
+    )  # fmt: skip
+    if launch.da or launch.db:
+        constants |= dict(NEED_DZ=launch.dz or launch.v)
+    if cfg.registers:
+        constants |= dict(maxnreg=cfg.registers)
+    programs, splits = cfg.programs(problem), cfg.splits(problem)
+    return Grid(launch, problem, programs, lanes.STRIPS, splits, constants)
 
 
 def tile(
@@ -239,7 +255,8 @@ COUNTS = {"num_stages": (1, 8), "registers": (0, 255), "programs_per_sm": (1, 32
 FREE = (*POWERS_OF_TWO, *COUNTS, "precision")
 """The fields of Config that a plan on disk holds; the others follow from the problem."""
 FREE_OF_SLIDING = tuple(field.name for field in fields(Sliding))
-"""And those of Sliding: all."""
+FREE_OF_AXIS = tuple(field.name for field in fields(Axis))
+"""And those of Sliding and Axis: all."""
 
 
 def to_json(plan: Plan) -> list[dict[str, Any]]:
@@ -253,7 +270,9 @@ def to_json(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _free(config: Config | Sliding) -> tuple[str, ...]:
+def _free(config: Config | Sliding | Axis) -> tuple[str, ...]:
+    if isinstance(config, Axis):
+        return FREE_OF_AXIS
     return FREE_OF_SLIDING if isinstance(config, Sliding) else FREE
 
 
@@ -271,15 +290,17 @@ def from_json(record: Any, problem: Problem) -> Plan:
 
 
 def _launch(record: Any, problem: Problem) -> Launch:
-    names = next((x for x in (FREE, FREE_OF_SLIDING) if _has(record, x)), None)
+    kinds = FREE, FREE_OF_SLIDING, FREE_OF_AXIS
+    names = next((x for x in kinds if _has(record, x)), None)
     if names is None:
         raise ValueError(f"not a plan: {reprlib.repr(record)}")
     outputs = record["outputs"]
     if not isinstance(outputs, list) or outputs != [name for name in OUTPUTS if name in outputs]:
         raise ValueError(f"not a plan: outputs {reprlib.repr(outputs)}")
     free = {name: record[name] for name in names}
-    if names is FREE_OF_SLIDING:
-        return Launch(Sliding(**free), **dict.fromkeys(outputs, True))
+    if names is not FREE:
+        make = Sliding if names is FREE_OF_SLIDING else Axis
+        return Launch(make(**free), **dict.fromkeys(outputs, True))
     _check_free(free)
     if free["out_w"] == free["block_w"]:
         free["out_w"] = None
@@ -313,6 +334,9 @@ def check(plan: Plan, problem: Problem) -> None:
     Raises:
         ValueError: says what is wrong.
     """
+    if any(isinstance(launch.config, Axis) for launch in plan):
+        _check_axes(plan, problem)
+        return
     written = [name for launch in plan for name in launch.outputs]
     if sorted(written) != sorted(problem.outputs):
         raise ValueError(f"{problem.op} writes {problem.outputs}, the plan {tuple(written)}")
@@ -321,8 +345,20 @@ def check(plan: Plan, problem: Problem) -> None:
             raise ValueError("a launch writes nothing")
         if isinstance(launch.config, Sliding):
             launch.config.check(problem)
-        else:
+        elif isinstance(launch.config, Config):
             _check_tiles(launch, launch.config, problem)
+
+
+def _check_axes(plan: Plan, problem: Problem) -> None:
+    """Launches of one axis each make an op in one way."""
+    for launch in plan:
+        if not isinstance(launch.config, Axis):
+            raise ValueError("launches of one axis and of both do not go together")
+        launch.config.check(problem)
+    wanted = [(step.axis, step.outputs) for step in steps(problem)]
+    found = [(getattr(x.config, "axis", None), x.outputs) for x in plan]
+    if found != wanted:
+        raise ValueError(f"{problem.op} needs launches of {wanted}, the plan has {found}")
 
 
 def _check_tiles(launch: Launch, cfg: Config, problem: Problem) -> None:

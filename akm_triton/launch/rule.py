@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from akm_triton.launch import axis
+from akm_triton.launch.axis import Axis
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, tile
 from akm_triton.launch.problem import Problem
@@ -19,10 +21,15 @@ from akm_triton.launch.sliding import COLUMNS, Sliding, loads_whole_groups, refu
 
 def rule(problem: Problem, device: Device) -> Plan:
     """The launches of any op on any maps, the same whenever it is asked."""
-    slides = _slides(problem, device)
+    slides = _slides(problem)
     if slides:
         config = _sliding(problem, device)
         return tuple(Launch(config, **dict.fromkeys(outputs, True)) for outputs in slides)
+    if _parts_axes(problem):
+        return tuple(
+            Launch(_axis(step, problem, device), **dict.fromkeys(step.outputs, True))
+            for step in axis.steps(problem)
+        )
     kind = problem.is_16bit, problem.channels_last
     if problem.outputs == ("dz",):
         return (Launch(_BLUR[kind](problem, device), dz=True),)
@@ -35,7 +42,7 @@ def rule(problem: Problem, device: Device) -> Plan:
     )
 
 
-def _slides(problem: Problem, device: Device) -> list[list[str]]:
+def _slides(problem: Problem) -> list[list[str]]:
     """The launches of the sliding form, each by what it writes, where it is the faster one: on maps
     whose tiles want more than one matrix product an axis, as long as windows leave registers."""
     small = min(problem.h, problem.w) <= 32 or problem.longest_side <= 48
@@ -46,11 +53,9 @@ def _slides(problem: Problem, device: Device) -> list[list[str]]:
         if problem.is_16bit:
             longest = 3 if problem.channels_last else 0
         else:
-            longest = 15 if problem.channels_last and problem.w > 64 else 8
+            longest = 8
         return [["dz"]] if problem.radius <= longest else []
-    # of the next radius the registers are spilled, on the newest devices of this one
-    longest = 8 if problem.channels_last else 7 if device.capability < 120 else 6
-    if problem.is_16bit or problem.radius > longest:
+    if problem.is_16bit or problem.radius > 5:
         return []
     together = [["dz", "da", "db"]] if problem.radius <= 3 else [["dz", "da"], ["db"]]
     wanted = [[name for name in names if name in problem.outputs] for names in together]
@@ -73,6 +78,57 @@ def _sliding(problem: Problem, device: Device) -> Sliding:
     segments = -(-enough // whole.programs(problem))
     rows = max(-(-problem.h // segments), min(problem.h, 4 * problem.radius, 32))
     return replace(whole, rows=rows)
+
+
+def _parts_axes(problem: Problem) -> bool:
+    """Whether a launch for each axis is faster, in spite of the map between them: of long windows,
+    but where matrix products take half precision as it comes."""
+    if min(problem.h, problem.w) <= 32 or axis.refusal(problem):
+        return False
+    if problem.is_16bit:
+        return problem.channels_last and problem.radius > 8
+    long = 8 if problem.outputs == ("dz",) or problem.longest_side <= 48 else 5
+    return problem.radius > long
+
+
+def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
+    """128 lanes, of which those side by side read what is side by side, and so many segments of
+    rows that all multiprocessors have programs."""
+    gradient, short = bool(step.z), problem.radius <= 16
+    whole = Axis(step.axis, 1, 1, 1, 1, 16 if gradient and short else 8)
+    rows, w = whole.size(problem)
+    down, c = whole.down(problem), _power_of_two(problem.c)
+    if not down:
+        # a lane with many columns shares most of its window among them
+        columns, together = (4, 1) if gradient else (8, 2 if short else 1)
+        groups = min(32, _power_of_two(-(-w // columns)))
+        planes = min(128 // groups, c)
+        whole = replace(whole, columns=columns, together=together, groups=groups, planes=planes)
+    elif not problem.channels_last:
+        groups = min(128, _power_of_two(w))
+        whole = replace(whole, planes=min(128 // groups, c), groups=groups)
+    elif problem.is_16bit and gradient:
+        # a warp by itself, because the sums of several would meet at the end of every strip
+        whole = replace(whole, planes=min(32, c), num_warps=1)
+        if short:
+            long = problem.radius > 12
+            whole = replace(
+                whole,
+                together=16 if long and (rows > 64 or whole.turns(problem)) else 8,
+                registers=168 if long and not whole.turns(problem) else 0,
+            )
+    else:
+        planes = min(64 if problem.is_16bit else 32, c)  # of 16 bits a thread has two
+        groups = min((256 if problem.is_16bit else 128) // planes, _power_of_two(w))
+        registers = 128 if problem.is_16bit and short else 0
+        whole = replace(whole, planes=planes, groups=groups, registers=registers)
+    if down and gradient and problem.channels_last and w > 4 and rows <= 112:
+        # fewer partial sums, which are many where the window is as long as a column
+        whole = replace(whole, repeats=4 if rows <= 56 else 2)
+    whole = replace(whole, rows=rows)
+    segments = -(-8 * device.multiprocessors // whole.programs(problem))
+    least = min(rows, 4 * problem.radius if down else 16)
+    return replace(whole, rows=max(-(-rows // segments), least))
 
 
 def _power_of_two(n: int) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from akm_triton.launch import axis
+from akm_triton.launch.axis import Axis
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, check, tile
 from akm_triton.launch.problem import Problem
@@ -59,7 +61,8 @@ def candidates(problem: Problem, device: Device) -> tuple[list[Plan], list[Prune
                 pruned.append(Pruned(tiles, reason))
             else:
                 kept[plan] = effort(plan, problem)
-    kept |= {plan: effort(plan, problem) for plan in _sliding(problem)}
+    for plan in (*_sliding(problem), *_by_axes(problem)):
+        kept[plan] = effort(plan, problem)
     return sorted(kept, key=kept.__getitem__), pruned
 
 
@@ -68,7 +71,7 @@ def effort(plan: Plan, problem: Problem) -> float:
 
     A warp does its share of each tile, and beside it as much as 32 elements a thread would be,
     whatever the tile; and the more warps share a tile, the longer they wait for each other and the
-    more often they read the same operands. A warp that slides down the rows has work of its own in
+    more often they read the same operands. A warp that goes down the rows has work of its own in
     each, more for a longer window.
     """
     total = 0.0
@@ -78,6 +81,14 @@ def effort(plan: Plan, problem: Problem) -> float:
         if isinstance(cfg, Sliding):
             steps = cfg.programs(problem) / problem.n * (cfg.rows + 2 * problem.radius)
             total += maps * steps * cfg.num_warps * (4 + problem.radius)
+            continue
+        if isinstance(cfg, Axis):
+            halo = 2 * problem.radius if cfg.down(problem) else 0
+            steps = cfg.programs(problem) / problem.n * (cfg.rows + halo)
+            maps = 2 if launch.da or launch.db else 1
+            total += (
+                maps * steps * cfg.num_warps * cfg.columns * cfg.repeats * (4 + problem.radius) / 4
+            )
             continue
         tiles = cfg.programs(problem.c) * -(-problem.h // cfg.block_h)
         lanes = cfg.planes * cfg.block_h * cfg.block_w / (32 * cfg.num_warps)
@@ -100,9 +111,9 @@ def variations(plan: Plan, problem: Problem) -> Iterator[Plan]:
         for value in values:
             change: dict[str, Any] = {name: value}
             other = tuple(
-                launch
-                if isinstance(launch.config, Sliding)
-                else replace(launch, config=replace(launch.config, **change))
+                replace(launch, config=replace(launch.config, **change))
+                if isinstance(launch.config, Config)
+                else launch
                 for launch in plan
             )
             if other != plan and not _invalid(other, problem):
@@ -166,11 +177,36 @@ def _sliding(problem: Problem) -> Iterator[Plan]:
             yield tuple(Launch(config, **dict.fromkeys(outputs, True)) for outputs in way)
 
 
+def _by_axes(problem: Problem) -> Iterator[Plan]:
+    """Plans with launches of one axis each, all with as many lanes."""
+    if axis.refusal(problem):
+        return
+    for lanes, channels, segments in product((64, 128, 256), (8, 16, 32, 64), (1, 2, 4)):
+        if problem.channels_last and channels >= 2 * max(1, problem.c):
+            continue
+        for columns, together in ((8, 2), (8, 1), (4, 1)):
+            plan = []
+            for step in axis.steps(problem):
+                cfg = Axis(step.axis, 1, 1, 1, 1, 8, num_warps=lanes // 32)
+                rows, w = cfg.size(problem)
+                if cfg.down(problem):
+                    groups = lanes // channels if problem.channels_last else lanes
+                else:
+                    cfg = replace(cfg, columns=columns, together=together)
+                    groups = lanes
+                groups = max(1, min(groups, 1 << (-(-w // cfg.columns) - 1).bit_length()))
+                planes = min(lanes // groups, 1 << (problem.c - 1).bit_length())
+                cfg = replace(cfg, planes=planes, groups=groups, rows=-(-rows // segments))
+                plan.append(Launch(cfg, **dict.fromkeys(step.outputs, True)))
+            if not _invalid(tuple(plan), problem):
+                yield tuple(plan)
+
+
 def _reason(plan: Plan, problem: Problem, device: Device) -> str | None:
     """Why a plan cannot be fast, or None."""
     for launch in plan:
         cfg = launch.config
-        if isinstance(cfg, Sliding):
+        if not isinstance(cfg, Config):
             continue
         lanes = cfg.planes * cfg.block_h * cfg.out_w / (32 * cfg.num_warps)
         if lanes < FEWEST_LANES:

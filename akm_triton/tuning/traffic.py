@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from akm_triton.launch.axis import Axis
 from akm_triton.launch.plan import Config, Launch, Plan
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.sliding import COLUMNS, Sliding
@@ -14,8 +15,8 @@ class Traffic(NamedTuple):
     dram_bytes: int
     """Each element of each map once a launch."""
     requested_bytes: int
-    """With the halos, which the L2 cache serves. What the lanes of a sliding launch read twice of a
-    row comes from L1 and counts once."""
+    """With the halos, which the L2 cache serves. What the lanes of a launch that slides, or of one
+    axis, read twice of a row comes from L1 and counts once."""
 
 
 def traffic(plan: Plan, problem: Problem) -> Traffic:
@@ -27,7 +28,7 @@ def traffic(plan: Plan, problem: Problem) -> Traffic:
 def _traffic(launch: Launch, problem: Problem) -> Traffic:
     plane = problem.h * problem.w
     read = (1 + (launch.da or launch.db)) * plane
-    written = launch.dz * problem.written
+    written = (launch.dz or launch.u or launch.v) * problem.written
     each = problem.n * problem.c * problem.itemsize
     return Traffic(each * (read + written), each * (_reads(launch, problem) + written))
 
@@ -70,19 +71,24 @@ def _rows(cfg: Config, problem: Problem, border: str) -> int:
     )
 
 
+def _wide(strip: int, halo: int, w: int, border: str) -> int:
+    """Columns read by all strips of so many, with a halo on either side."""
+    wide = 0
+    for start in range(0, w, strip):
+        end = min(start + strip, w)
+        if border == "circular":
+            wide += min(end - start + 2 * halo, w)
+        else:
+            wide += min(end + halo, w) - max(start - halo, 0)
+    return wide
+
+
 def _sliding_reads(launch: Launch, cfg: Sliding, problem: Problem) -> int:
     """``_reads`` of the sliding form."""
     h, w, radius = problem.h, problem.w, problem.radius
     lanes = cfg.lanes(problem)
     halo = -(-radius // lanes.VECTOR) * lanes.VECTOR
-    wide = own = 0
-    for start in range(0, w, cfg.groups * COLUMNS):
-        end = min(start + cfg.groups * COLUMNS, w)
-        own += end - start
-        if problem.border == "circular":
-            wide += min(end - start + 2 * halo, w)
-        else:
-            wide += min(end + halo, w) - max(start - halo, 0)
+    wide = _wide(cfg.groups * COLUMNS, halo, w, problem.border)
     tall = 0
     for first in range(0, h, cfg.rows):
         end = min(first + cfg.rows, h)
@@ -90,7 +96,27 @@ def _sliding_reads(launch: Launch, cfg: Sliding, problem: Problem) -> int:
             tall += min(end + radius, h) - max(first - radius, 0)
         else:
             tall += end - first + 2 * radius
-    return tall * wide + launch.da * tall * own + launch.db * h * wide
+    return tall * wide + launch.da * tall * w + launch.db * h * wide
+
+
+def _axis_reads(launch: Launch, cfg: Axis, problem: Problem) -> int:
+    """``_reads`` of a launch of one axis."""
+    h, w = cfg.size(problem)
+    radius, border = problem.radius, problem.border
+    own = (launch.da or launch.db) * h * w
+    if not cfg.down(problem):
+        vector = cfg.lanes(problem).VECTOR
+        halo = -(-radius // vector) * vector
+        return h * _wide(cfg.groups * cfg.columns, halo, w, border) + own
+    tall = 0
+    for first in range(0, h, cfg.rows):
+        rows = min(cfg.rows, h - first)
+        end = first + -(-rows // cfg.together) * cfg.together + radius
+        if border == "zeros":
+            tall += min(end, h) - max(first - radius, 0)
+        else:
+            tall += min(end, h + radius) - (first - radius)
+    return tall * w + own
 
 
 def _reads(launch: Launch, problem: Problem) -> int:
@@ -98,6 +124,8 @@ def _reads(launch: Launch, problem: Problem) -> int:
     cfg, border = launch.config, problem.border
     if isinstance(cfg, Sliding):
         return _sliding_reads(launch, cfg, problem)
+    if isinstance(cfg, Axis):
+        return _axis_reads(launch, cfg, problem)
     seen, computed = _columns(cfg, problem)
     rows = _rows(cfg, problem, "zeros" if problem.asymmetric else border)
     if not (launch.da or launch.db):

@@ -14,6 +14,7 @@ import torch
 import triton
 from tqdm import tqdm
 
+from akm_triton.launch.axis import Axis
 from akm_triton.launch.device import H200
 from akm_triton.launch.plan import Launch, Plan
 from akm_triton.launch.sliding import Sliding
@@ -81,8 +82,11 @@ def _row(case: Case, plan: Plan, place: int, number: int) -> Row:
 
 def _tile(launch: Launch) -> list[int]:
     """[planes, rows, columns read, columns computed, warps]; of the sliding form [planes, groups of
-    columns, rows, warps]"""
+    columns, rows, warps], of one axis [planes, groups, columns of one, rows, of these together,
+    warps]"""
     cfg = launch.config
+    if isinstance(cfg, Axis):
+        return [cfg.planes, cfg.groups, cfg.columns, cfg.rows, cfg.together, cfg.num_warps]
     if isinstance(cfg, Sliding):
         return [cfg.planes, cfg.groups, cfg.rows, cfg.num_warps]
     return [cfg.planes, cfg.block_h, cfg.block_w, cfg.out_w, cfg.num_warps]

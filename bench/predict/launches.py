@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from akm_triton.backend import triton as backend
+from akm_triton.launch.axis import Axis
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Grid, Plan, grids
 from akm_triton.launch.problem import Problem
@@ -41,12 +42,21 @@ def _calls(plan: Plan, problem: Problem, dtype: torch.dtype, device: Device) -> 
 def _work(grid: Grid, call: KernelCall, problem: Problem, device: Device) -> Work:
     launch, cfg = grid.launch, grid.launch.config
     moved = traffic((launch,), problem)
-    written = launch.dz * problem.n * problem.c * problem.h * problem.w * problem.itemsize
+    written = (
+        (launch.dz or launch.u or launch.v)
+        * problem.n
+        * problem.c
+        * problem.h
+        * problem.w
+        * problem.itemsize
+    )
     # in channels_last the bytes of a pixel lie side by side, of as many planes as a tile has
     whole = max(1.0, SECTOR / (cfg.planes * problem.itemsize)) if problem.channels_last else 1.0
     compiled = compile_call(call, device.capability)
     if isinstance(cfg, Sliding):  # a round of the loop is a row
         images, blocks = 1.0, cfg.rows + 2 * problem.radius
+    elif isinstance(cfg, Axis):
+        images, blocks = cfg.repeats, -(-cfg.rows // cfg.together)
     else:
         images, blocks = problem.n / grid.splits, -(-problem.h // cfg.block_h)
     return Work(

@@ -73,7 +73,8 @@ _SECOND = re.compile(r"\s*/\* 0x([0-9a-f]+) \*/")
 
 
 def parse(text: str) -> list[Instruction]:
-    """What ``nvdisasm -c -hex`` prints, up to the last EXIT: subroutines behind it are left out.
+    """What ``nvdisasm -c -hex`` prints, up to the last EXIT, or to the end of a loop that it
+    leaves: subroutines behind are left out.
 
     An instruction has 128 bits, in two lines of hexadecimals. Control bits begin at the 105th.
     """
@@ -90,7 +91,14 @@ def parse(text: str) -> list[Instruction]:
         if branch := re.search(r"`\((\.L_x_\d+)\)", instruction.args):
             instruction.target = labels.get(branch[1])
     exits = [n for n, instruction in enumerate(code) if instruction.base == "EXIT"]
-    return code[: exits[-1] + 1] if exits else code
+    if not exits:
+        return code
+    end = exits[-1]
+    for n in range(end + 1, len(code)):
+        target = code[n].target
+        if target is not None and target <= end:  # of a loop that the EXIT leaves
+            end = n
+    return code[: end + 1]
 
 
 def _control(instruction: Instruction, bits: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,10 @@ from akm_triton import borders
 from akm_triton.backend import torch as torch_backend
 from akm_triton.backend import triton as triton_backend
 from akm_triton.backend.tiles import fold_index, fold_once
+from akm_triton.launch.axis import Axis, steps
 from akm_triton.launch.device import describe
-from akm_triton.launch.plan import Config, Launch, grids, tile
+from akm_triton.launch.plan import Config, Launch, Plan, grids, tile
+from akm_triton.launch.plan import check as check_plan
 from akm_triton.launch.problem import Problem
 from reference import composition, oracle
 from tests import common, fuzz
@@ -124,6 +127,55 @@ def check(dtype: torch.dtype, layout: str, shape: tuple[int, ...], border: str) 
         for mine, want, scale in zip(found, wanted_tables, sizes, strict=True):
             assert mine.dtype == torch.float32
             assert error(mine, want, scale) < bound
+
+
+def by_axes(problem: Problem) -> Plan:
+    """Launches of one axis each, with more programs, rounds and repeats than such maps need."""
+    plan = []
+    for step in steps(problem):
+        config = Axis(step.axis, 2, 4, 1, 1, 2, num_warps=1)
+        rows = config.size(problem)[0]
+        if config.down(problem):
+            config = replace(config, rows=min(rows, 7), repeats=2)
+        else:
+            config = replace(config, rows=min(rows, 3), groups=1, columns=8)
+        plan.append(Launch(config, **dict.fromkeys(step.outputs, True)))
+    check_plan(tuple(plan), problem)
+    return tuple(plan)
+
+
+@pytest.mark.sampled(("shape", "border"), ("kind", "per"))
+@pytest.mark.parametrize("per", ["channel", "sample"])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("shape", [(2, 3, 9, 20, 3), (1, 2, 5, 12, 11), (2, 3, 17, 13, 4)], ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, (torch.float16, "channels_last")], ids=str)
+def test_launches_of_single_axes(
+    kind: tuple[torch.dtype, str], shape: tuple[int, ...], border: str, per: str
+) -> None:
+    """Taps of 1e-6 and 1e6 are those that float16 cannot hold a map between two launches of."""
+    (dtype, layout), (n, c, h, w, radius) = kind, shape
+    z = random(n, c, h, w, seed=1, dtype=dtype, layout=layout)
+    g = random(n, c, h, w, seed=2, dtype=dtype, layout=layout)
+    of = (n, c) if per == "sample" else (c,)
+    a, b = 1e-6 * gaussians(of, radius, seed=3), 1e6 * gaussians(of, radius, seed=4)
+    t, exactly, bound = torch.stack([a, b]), (exact(a), exact(b), border), tolerance(dtype, radius)
+    problem = Problem(
+        "blur", n, c, h, w, radius, border, dtype.itemsize, layout != "nchw", per == "sample"
+    )
+    y = triton_backend.blur(z, t, border, False, by_axes(problem))
+    assert error(y, oracle.blur(exact(z), *exactly), oracle.blur(abs(exact(z)), *exactly)) < bound
+    if border not in borders.SELF_ADJOINT:
+        return
+    plan = by_axes(problem._replace(op="blur_backward"))
+    dz, grads = triton_backend.blur_backward(g, z, t, border, plan)
+    sizes = oracle.blur(abs(exact(g)), *exactly)
+    assert error(dz, oracle.blur(exact(g), *exactly), sizes) < bound
+    alone = triton_backend.tap_grads(g, z, t, border, by_axes(problem._replace(op="tap_grads")))
+    wanted = oracle.tap_grads(exact(g), exact(z), *exactly)
+    sizes = oracle.tap_grads(abs(exact(g)), abs(exact(z)), *exactly)
+    for found in (grads, alone):
+        for mine, want, size in zip(found, wanted, sizes, strict=True):
+            assert error(mine, want, size) < bound
 
 
 @pytest.mark.sampled(("size", "border"))

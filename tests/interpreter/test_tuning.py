@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 import akm_triton as akm
 from akm_triton.backend import triton as triton_backend
 from akm_triton.backend.launcher import Launcher
+from akm_triton.backend.layout import empty_like
 from akm_triton.launch import choice, store
+from akm_triton.launch.axis import Axis, steps
 from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Launch, Plan, tile, to_json
 from akm_triton.launch.problem import Problem
@@ -448,12 +451,27 @@ def test_traffic_of_windows_that_slide(
     problem = Problem(op, 1, 2, 10, 20, 3, border, 4, channels_last)
     launches = [dict.fromkeys(names.split(), True) for names in outputs.split(", ")]
     plan = tuple(Launch(Sliding(2, 2, 6, 1), **names) for names in launches)
-    work, counted = Workload(problem, CPU), Traffic(monkeypatch)
+    asked = asked_by_rows(plan, problem, monkeypatch)
+    moved = traffic(plan, problem)
+    assert (asked + 400) * 4 == moved.requested_bytes
+    assert moved.dram_bytes == (2 if op == "blur" else 3 * len(plan) - (len(plan) > 1)) * 1600
+
+
+def asked_by_rows(plan: Plan, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Elements that are loaded: of a row, one after the other, each counts once."""
+    work, counted, scratch = Workload(problem, CPU), Traffic(monkeypatch), list[Tensor]()
+
+    def kept(*args: Any) -> Tensor:
+        scratch.append(empty_like(*args))
+        return scratch[-1]
+
+    monkeypatch.setattr(triton_backend, "empty_like", kept)
     work.run(plan)
-    length = problem.w * (problem.c if channels_last else 1) * 4  # bytes of a row
+    length = problem.w * (problem.c if problem.channels_last else 1) * 4  # bytes of a row
     asked, last, seen = 0, None, set[int]()
+    maps = {x.data_ptr(): x for x in (work.z[0], work.g[0], *scratch)}.values()
     for pointers in counted.loads:
-        for x in {id(x): x for x in (work.z[0], work.g[0])}.values():
+        for x in maps:
             inside = pointers - x.data_ptr()
             inside = inside[(inside >= 0) & (inside < x.nbytes)]
             if len(inside):
@@ -462,9 +480,29 @@ def test_traffic_of_windows_that_slide(
                 asked += len(set(inside.tolist()) - seen)
                 seen |= set(inside.tolist())
                 last = row
-    moved = traffic(plan, problem)
-    assert (asked + work.z[0].numel()) * 4 == moved.requested_bytes
-    assert moved.dram_bytes == (2 if op == "blur" else 3 * len(plan) - (len(plan) > 1)) * 1600
+    return asked
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("border", ["circular", "zeros"])
+@pytest.mark.parametrize("op", ["blur", "blur_backward", "tap_grads"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_traffic_of_single_axes(
+    channels_last: bool, op: str, border: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of DRAM each map of each launch once: 2 and 2; 2, 3 and 3 (2 where nothing is written)."""
+    problem = Problem(op, 1, 2, 10, 20, 3, border, 4, channels_last)
+    plan = []
+    for step in steps(problem):
+        config = Axis(step.axis, 2, 4, 5, 1, 2, num_warps=1)
+        if not config.down(problem):
+            config = replace(config, groups=1, columns=8)
+        plan.append(Launch(config, **dict.fromkeys(step.outputs, True)))
+    asked = asked_by_rows(tuple(plan), problem, monkeypatch)
+    moved = traffic(tuple(plan), problem)
+    maps, written = {"blur": (4, 2), "blur_backward": (8, 3), "tap_grads": (7, 2)}[op]
+    assert moved.dram_bytes == maps * 1600
+    assert moved.requested_bytes == (asked + written * 400) * 4
 
 
 @pytest.mark.parametrize(("shape", "stride"), [((28, 27), (2, 2)), ((40, 70), (3, 1))], ids=str)
