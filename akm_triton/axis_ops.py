@@ -7,8 +7,8 @@ derivative of ``blur_axis`` by a along v is ``blur_axis`` with v, so these three
 derivatives of any order. The other axis costs nothing: each op is one product, which reads each map
 and writes each map once.
 
-Shapes: maps (N, C, H, W); ``axis`` 2, where a column is blurred from top to bottom, or 3, a row from
-left to right; taps (1|C, R+1) or (N, C, R+1), centre tap first.
+Shapes: maps (N, C, H, W); ``axis`` 2, down each column, or 3, along each row; taps (1|C, R+1) or
+(N, C, R+1), centre tap first.
 """
 
 from __future__ import annotations

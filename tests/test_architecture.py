@@ -22,6 +22,7 @@ LEVELS = (
     ("akm_triton.layers",),
     ("akm_triton.functional",),
     ("akm_triton.modulation",),
+    ("akm_triton.passes",),
     ("akm_triton.ops", "akm_triton.axis_ops", "akm_triton.gated_taps"),
     ("akm_triton.autograd", "akm_triton.batching"),
     ("akm_triton.backend",),
