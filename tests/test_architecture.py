@@ -18,8 +18,10 @@ LEVELS = (
     ("akm_triton",),  # the public names
     ("akm_triton.meta",),
     ("akm_triton.tuning", "akm_triton.surgery"),
-    ("akm_triton.conditioned", "akm_triton.pooling"),
+    ("akm_triton.conditioned", "akm_triton.pooling", "akm_triton.lazy"),
+    ("akm_triton.transposed",),
     ("akm_triton.layers",),
+    ("akm_triton.blurred",),
     ("akm_triton.functional",),
     ("akm_triton.modulation",),
     ("akm_triton.passes",),

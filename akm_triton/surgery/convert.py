@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from akm_triton.layers import OPTIONS, AKMConv2d, Modulation2d, check_decimate
+from akm_triton.blurred import OPTIONS, check_decimate
+from akm_triton.layers import AKMConv2d, Modulation2d
 from akm_triton.surgery.match import Selector, selectors
 from akm_triton.surgery.places import (
     Modulated,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from akm_triton.layers import AKMConv2d, Blurred
+from akm_triton.blurred import Blurred
+from akm_triton.layers import AKMConv2d
 from akm_triton.sharding import whole
 from akm_triton.surgery.field import Blur, fields
 from akm_triton.surgery.places import check_module

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akm_triton.layers import modulation_names
+from akm_triton.blurred import modulation_names
 from akm_triton.surgery.places import check_module
 from akm_triton.surgery.summary import layers_of
 
@@ -80,4 +80,4 @@ def sigma_penalty(model: nn.Module) -> Tensor:
         >>> round(sigma_penalty(model).item(), 3)
         0.3
     """
-    return torch.cat([layer.sigma for _, layer in layers_of(model, required=True)]).mean()
+    return torch.cat([layer.sigma.flatten() for _, layer in layers_of(model, required=True)]).mean()

@@ -710,7 +710,7 @@ def test_every_option_is_gone_with_the_modulation() -> None:
     akm.convert(model)
     assert vars(made).keys() - {"start"} == vars(model[0]).keys() - {"start"}
     assert vars(made).keys() - vars(nn.Conv2d(16, 16, 3)).keys() == {
-        *akm.layers.OPTIONS,
+        *akm.blurred.OPTIONS,
         "decimate",
     }
 
