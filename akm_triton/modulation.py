@@ -65,7 +65,11 @@ def modulate_along(
             s = r
         else:  # the gate is in the taps of the first axis; a gate of infinity is 1
             s = torch.stack([s, *[torch.full_like(s, math.inf)] * (len(axes) - 1)])
-    t = _taps_of(backend)(r, s, gated, max_radius, gaussian, truncate)
+    window = gated, max_radius, gaussian, truncate
+    if backend == "cpu" and is_plain(z, r, s):
+        t = _Taps.apply(r, s, window)
+    else:
+        t = _taps_of(backend)(r, s, *window)
     if isotropic:
         taps = [t if len(which) == 2 else t[min(i, 1)] for i, which in enumerate(order)]
     else:
@@ -124,6 +128,28 @@ def _differentiable_backward(
     if backend == "triton":
         return dz, *gated_taps.vjp(needs, r, s, *window, dt)
     return dz, *gated_taps.plain_vjp(r, s, *window, dt)
+
+
+class _Taps(torch.autograd.Function):
+    """The taps of plain tensors on the CPU as one node."""
+
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, s: Tensor, window: _Window) -> Tensor:
+        ctx.save_for_backward(r, s)
+        ctx.window = window
+        t: Tensor = backends.get("cpu").gated_taps(r, s, *window)
+        return t
+
+    @staticmethod
+    def backward(ctx: Any, dt: Tensor) -> Grads:
+        r, s = ctx.saved_tensors
+        window: _Window = ctx.window
+        bare = is_plain(dt, r, s) and not is_recorded(dt, r, s)
+        if bare:
+            dr, ds = backends.get("cpu").gated_taps_grad(r, s, dt, *window)
+        else:
+            dr, ds = gated_taps.plain_vjp(r, s, *window, dt)
+        return dr, ds if window[0] else None, None
 
 
 class _Modulate(torch.autograd.Function):
