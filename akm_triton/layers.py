@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from akm_triton.blurred import DIMENSIONS, Gated, as_channels, check_channels, check_decimate
 
 
-class _Modulation(Gated):
+class Modulation(Gated):
     """``Modulation2d`` of any dimensions."""
 
     def __init__(
@@ -44,7 +44,7 @@ class _Modulation(Gated):
         return f"{self.channels}, {self._options_repr()}"
 
 
-class Modulation2d(_Modulation):
+class Modulation2d(Modulation):
     r"""Adaptive kernel modulation after any layer: ``sigmoid(s) · (G(|r|) ∗ z)``.
 
     Put it after the norm: conv → norm → ``Modulation2d`` → activation. A BatchNorm directly behind
@@ -74,7 +74,7 @@ class Modulation2d(_Modulation):
     """
 
 
-class Modulation1d(_Modulation):
+class Modulation1d(Modulation):
     """``Modulation2d`` for signals, ``(N, C, L)`` or ``(C, L)``, with the same arguments but
     ``isotropic``. σ counts samples of the signal.
 
@@ -90,7 +90,7 @@ class Modulation1d(_Modulation):
     dims = 1
 
 
-class Modulation3d(_Modulation):
+class Modulation3d(Modulation):
     """``Modulation2d`` for volumes, ``(N, C, D, H, W)`` or ``(C, D, H, W)``: the same arguments.
     With ``isotropic=False`` r is ``(C, 3)``, of depth, rows and columns.
 
@@ -106,6 +106,9 @@ class Modulation3d(_Modulation):
 
 class WithWeight(Gated):
     """What convolutions share, transposed or not: this stands before ``nn.Conv2d`` and its kin."""
+
+    out_channels: Any
+    weight: Any
 
     def reset_parameters(self) -> None:
         super().reset_parameters()  # type: ignore[misc]
