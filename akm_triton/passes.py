@@ -89,10 +89,12 @@ def _of_slices(z: Tensor, t: Tensor, by_sample: bool, f: _Function) -> Tensor:
     if z.dim() == 4:
         return f(z, t)
     n, c, depth = z.shape[:3]
-    if not z.is_contiguous() and z.movedim(1, -1).is_contiguous():
+    last = not z.is_contiguous() and z.movedim(1, -1).is_contiguous()
+    if last or not isinstance(depth, int):  # a graph may hold symbols for N, and not for C
         if by_sample:
             t = _repeated(t, depth, t.dim() - 3)
-        return f(z.transpose(1, 2).flatten(0, 1), t).unflatten(0, (n, depth)).transpose(1, 2)
+        y = f(z.transpose(1, 2).flatten(0, 1), t).unflatten(0, (n, depth)).transpose(1, 2)
+        return y if last else y.contiguous()
     if t.shape[-2] > 1:
         t = _repeated(t, depth, t.dim() - 2)
     return f(z.flatten(1, 2), t).unflatten(1, (c, depth))
