@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from akm_triton.functional import check_options, modulate
+from akm_triton.arguments import check_options
+from akm_triton.functional import modulate
 from akm_triton.tracing import sizes
 
 PAPER: dict[str, Any] = dict(per="layer", gaussian="sampled", border="zeros", truncate=3.0)

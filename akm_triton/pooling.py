@@ -7,8 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from akm_triton.arguments import check_pair
 from akm_triton.blurred import Blurred, as_channels, check_channels
-from akm_triton.functional import check_pair, gaussian_blur
+from akm_triton.functional import gaussian_blur
 
 START = 0.7
 """In pixels: about the root of ½, σ of the taps ¼ ½ ¼ of Zhang's pools."""

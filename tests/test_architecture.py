@@ -23,6 +23,7 @@ LEVELS = (
     ("akm_triton.layers",),
     ("akm_triton.blurred",),
     ("akm_triton.functional",),
+    ("akm_triton.arguments",),
     ("akm_triton.modulation",),
     ("akm_triton.passes",),
     ("akm_triton.ops", "akm_triton.axis_ops", "akm_triton.gated_taps"),

@@ -37,7 +37,8 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
 
     The bound: the taps that are cut have, beside the centre of the two-dimensional kernel, the
     share :math:`1 - (k_0 + 2\sum_{n=1}^{R'} k_n)^2` of its sum, :math:`1 - k_0^2` where nothing is
-    left. The blur of channel c of a layer, with input z and gate g, changes by no more than
+    left; of signals the power is 1, of volumes 3. The blur of channel c of a layer, with input z
+    and gate g, changes by no more than
 
     .. math:: |Δy_{nc}| \le \max(\text{tolerance}, ε) \, g_c \, (\max z_{nc} - \min z_{nc}),
 
