@@ -110,7 +110,7 @@ def test_scipy(backend: str, dims: int, axes: Any, border: str, layout: str) -> 
     mode = {"zeros": "constant", "replicate": "nearest"}[border]
     each = [
         ndimage.gaussian_filter(
-            z[:, c].numpy(), [x[c] for x in sigma], mode=mode, radius=6, axes=of
+            z[:, c].numpy(), [x[c].item() for x in sigma], mode=mode, radius=6, axes=of
         )
         for c in range(3)
     ]
