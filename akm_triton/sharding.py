@@ -54,11 +54,22 @@ def whole(x: Tensor) -> Tensor:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether its own parameters are DTensors, also while FSDP2 has them gathered."""
+    """Whether its own parameters are DTensors, or it is one of FSDP, which may have them gathered
+    just now."""
+    return _gathers(module) or any(map(_is_distributed, module.parameters(recurse=False)))
+
+
+def computes_on_shards(model: nn.Module) -> bool:
+    """Whether its layers take DTensors and return them, as those of ``distribute_module`` do. To
+    the layers of FSDP everything is plain."""
+    modules = list(model.modules())
+    return any(map(is_sharded, modules)) and not any(map(_gathers, modules))
+
+
+def _gathers(module: nn.Module) -> bool:
+    """Whether FSDP gathers the parameters of its layers before they are called."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None and isinstance(module, fsdp.FSDPModule):
-        return True
-    return any(map(_is_distributed, module.parameters(recurse=False)))
+    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
 
 
 def _is_distributed(x: Tensor) -> bool:

@@ -92,7 +92,7 @@ def convert(
     next sibling is taken to follow it.
 
     Args:
-        model: not wrapped by DDP or FSDP yet.
+        model: not wrapped by DDP, and not sharded (FSDP, DTensor), yet.
         match: which layers; ``None`` for all. A string is a part of the dotted name: ``"layer4"``
             selects all below, ``"conv2"`` all of that name. Or a compiled pattern, to be searched
             in the name; a function of (name, module); a list of these. Names are those of the
@@ -107,7 +107,9 @@ def convert(
         exact: divide weight and bias, of the convolution or norm, by the gate at the start, so that
             only the small blur changes the output: at ``r=0`` it is the same to rounding.
         r: where r starts, in pixels; ``None`` for 0.05, or 0.5 for ``gaussian="sampled"``, whose
-            gradient dies below. At 0 it does not learn.
+            gradient dies below. At 0 it does not learn. The output changes with r²: at 0.05 by
+            about 1 % in most networks, but by a quarter in deep trained ones of depthwise
+            convolutions, as EfficientNet, where 0.01 makes it 1 %. Compare yours before and after.
         decimate: what happens first in a convolution with a stride, see ``AKMConv2d``. Where
             modulation goes after a norm, the stride has come first, which ``"before"`` warns of.
         optimizers: get the new parameters: that of the layer's weight, in a new group with the
@@ -123,8 +125,9 @@ def convert(
 
     Raises:
         ValueError, TypeError: an argument that means nothing; a selector that selects nothing;
-            nothing to convert; ``exact`` where it cannot be: a norm without weight and bias, or a
-            weight that layers share. The model is then as it was.
+            nothing to convert; a model inside DDP or sharded; ``exact`` where it cannot be: a norm
+            without weight and bias, or a weight that is used elsewhere too. The model is then as it
+            was.
 
     Warns:
         UserWarning: a gate that stays before a norm that divides it out; with

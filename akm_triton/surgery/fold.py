@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from akm_triton.gaussian import gaussian_taps
 from akm_triton.layers import Modulation
+from akm_triton.surgery.order import order
 from akm_triton.surgery.places import (
     FOLDED,
     Place,
@@ -28,8 +29,9 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
     r"""Move gates into weights, and drop the blurs that do next to nothing. For deployment.
 
     - The gate of an ``AKMConv2d`` goes into its weight and bias; that of modulation which
-      ``convert`` placed after a norm, into the norm's. This is exact. A norm without a weight keeps
-      the gate, and so does a ``Modulation2d`` that was placed by hand.
+      ``convert`` placed after a norm, into the norm's. This is exact. The gate stays where there is
+      no such weight or a ``forward`` uses it by itself too, and in a ``Modulation2d`` that was
+      placed by hand.
     - A channel whose blur can be dropped within ``tolerance`` gets r = 0. A layer without any blur
       left is the plain ``nn.Conv2d`` or norm again, so that a network that folds wholly runs
       wherever the plain one does, and loads into it.
@@ -83,8 +85,12 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
     found += [Place(None, x, x) for x in named if isinstance(x, Modulation) and x not in placed]
     check_simple(found, named)
     found = [place for place in found if type(place.modulation) in FOLDED]
+    read = order(model).read
     with torch.inference_mode(False), torch.no_grad():
-        folded = [_folded(place, named[place.modulation][0], tolerance) for place in found]
+        folded = [
+            _folded(place, named[place.modulation][0], tolerance, place.affine in read)
+            for place in found
+        ]
     for each in folded:
         each.put_into(model)
     return model
@@ -111,7 +117,7 @@ class _Folded(NamedTuple):
             self.place.forget()
 
 
-def _folded(place: Place, name: str, tolerance: float) -> _Folded:
+def _folded(place: Place, name: str, tolerance: float, read: bool) -> _Folded:
     affine, layer, _ = place
     if layer.training or (affine is not None and affine.training):
         raise ValueError(f"{name or 'the model'} is in training mode; call model.eval() first")
@@ -120,7 +126,7 @@ def _folded(place: Place, name: str, tolerance: float) -> _Folded:
         raise ValueError(f"{name or 'the model'}: r and s must be finite numbers")
     needed = _sufficient_radius(layer, tolerance)
     parameters = {(layer, "r"): torch.where(needed.to(r.device) == 0, 0, r)}
-    gated = affine is None or affine.weight is None
+    gated = affine is None or affine.weight is None or read
     if not gated:
         parameters[layer, "s"] = torch.full_like(s, OPEN)
         for key in "weight", "bias":

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from akm_triton.layers import Modulation
 from akm_triton.surgery.places import CONVOLUTIONS, NORMS, Modulated
@@ -21,9 +22,12 @@ class Order:
     """Layer → what takes its output, over all its calls: modules, functions, names of methods."""
     pooled: set[nn.Module] = field(default_factory=set)
     """Layers that were seen to take maps of a single pixel, where a blur does nothing."""
+    read: set[nn.Module] = field(default_factory=set)
+    """Layers whose weight or bias was seen to be used by others, as in a tied decoder."""
 
     def add(self, other: Order) -> None:
         self.pooled |= other.pooled
+        self.read |= other.read
         for layer, nexts in other.followers.items():
             self.followers.setdefault(layer, []).extend(nexts)
 
@@ -49,6 +53,9 @@ GROWING = (
     "expand_as", "repeat", "view", "reshape",
 )  # fmt: skip
 
+ASKING = (getattr, "size", "dim")
+"""Of a parameter: its dtype, say, not its values."""
+
 BATCH_NORMS = (nn.functional.batch_norm, nn.functional.instance_norm, torch.batch_norm)
 """Norms without a module, as torch.fx shows them."""
 
@@ -66,6 +73,7 @@ def order(model: nn.Module) -> Order:
     return Order(
         {original[x]: [original.get(y, y) for y in nexts] for x, nexts in found.followers.items()},
         {original[x] for x in found.pooled},
+        {original[x] for x in found.read},
     )
 
 
@@ -81,7 +89,9 @@ def _twin(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
         for name in ("_forward_hooks", "_forward_pre_hooks"):
             twin.__dict__[name].clear()
         for name, buffer in module._buffers.items():
-            twin._buffers[name] = None if buffer is None else buffer.detach().clone()
+            if buffer is not None and not is_lazy(buffer):
+                buffer = buffer.detach().clone()
+            twin._buffers[name] = buffer
         for name, child in module._modules.items():
             twin._modules[name] = None if child is None else _twin(child, twins)
     return twins[module]
@@ -115,6 +125,8 @@ def _traced(module: nn.Module) -> Order:
     found = Order()
     pooled: set[fx.Node] = set()
     for node in graph.nodes:
+        if node.op == "get_attr" and any(user.target not in ASKING for user in node.users):
+            found.read.add(modules[str(node.target).rpartition(".")[0]])
         inputs = node.all_input_nodes
         called = _called(node, modules)
         if _pools(node, called) or (inputs and pooled.issuperset(inputs)):

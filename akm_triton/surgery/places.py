@@ -130,9 +130,7 @@ def places(model: nn.Module) -> list[Place]:
 def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
     """Raise where weight, bias, r or s is computed from other parameters, or σ from more than r, or
     a module is sharded."""
-    for module in filter(is_sharded, named):
-        name = named[module][0] or "the model"
-        raise ValueError(f"{name} is sharded; fold or revert before that")
+    check_whole(named)
     for affine, modulation, _ in found:
         name = named[modulation][0] or "the model"
         computed = [x for x in ("r", "s") if x not in modulation._parameters]
@@ -145,6 +143,13 @@ def check_simple(found: list[Place], named: dict[nn.Module, list[str]]) -> None:
             )
         if modulation._buffers:
             raise ValueError(f"{name} has {', '.join(modulation._buffers)}; remove schedules first")
+
+
+def check_whole(named: dict[nn.Module, list[str]]) -> None:
+    """Raise where a module is sharded."""
+    for module in filter(is_sharded, named):
+        name = named[module][0] or "the model"
+        raise ValueError(f"{name} is sharded; convert, fold or revert before that")
 
 
 def check_module(model: Any) -> None:
@@ -163,11 +168,25 @@ def names(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is, under all its names. ``model`` itself stays."""
+    """Put ``new`` wherever ``old`` is, under all its names, and in the lists, tuples and dicts that
+    a forward may call it from. ``model`` itself stays."""
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old and parent is not new:
-                parent._modules[name] = new
+        if parent is not new:
+            _swap(vars(parent), old, new)
+
+
+def _swap(held: Any, old: nn.Module, new: nn.Module) -> Any:
+    """What is to be held instead: nothing is written where ``old`` is not."""
+    if held is old:
+        return new
+    if isinstance(held, (dict, list)):
+        for key, x in list(held.items() if isinstance(held, dict) else enumerate(held)):
+            if (y := _swap(x, old, new)) is not x:
+                held[key] = y
+    elif type(held) is tuple:
+        swapped = tuple(_swap(x, old, new) for x in held)
+        return swapped if any(x is not y for x, y in zip(held, swapped, strict=True)) else held
+    return held
 
 
 def take_out(place: Place, model: nn.Module) -> None:

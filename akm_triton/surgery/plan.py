@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from akm_triton.layers import Modulation
@@ -20,6 +22,7 @@ from akm_triton.surgery.places import (
     OF_SIGNALS,
     Modulated,
     channels_of,
+    check_whole,
     dims_of,
     names,
     places,
@@ -27,6 +30,7 @@ from akm_triton.surgery.places import (
 )
 
 DONE = "has modulation already"
+FORWARDS = {norm.forward for norm in NORMS}
 
 
 @dataclass
@@ -56,6 +60,7 @@ def make_plan(
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise ValueError("model is wrapped by DDP, which would not see r and s; convert first")
     named = names(model)
+    check_whole(named)
     kind = "norm" if where == "norm" else "convolution"
     layers: list[Any]
     if where == "norm":
@@ -70,7 +75,7 @@ def make_plan(
 
     seen = order(model)
     modulated = {place.affine for place in places(model)}
-    uses = Counter(x for module in named for x in module._parameters.values() if x is not None)
+    uses = Counter(_memory(x) for y in named for x in y._parameters.values() if x is not None)
     plan, refused = Plan(), {}
     for layer in layers:
         name = named[layer][0]
@@ -86,6 +91,8 @@ def make_plan(
         channels = layer.in_channels if isinstance(layer, CONVOLUTIONS) else channels_of(layer)
         if any(selects(item, named[layer], layer) for item in exclude):
             reason: str | None = "excluded"
+        elif shapeless := [x for x in (layer, *nexts) if x in named and _is_lazy(x)]:
+            reason = f"the shape of {named[shapeless[0]][0]} is not known; run the model once first"
         elif channels < min_channels:
             reason = f"{channels} channels, fewer than min_channels={min_channels}"
         elif layer in seen.pooled:
@@ -99,7 +106,7 @@ def make_plan(
             continue
 
         for target in targets:
-            if exact and (reason := _why_not_exact(target, uses)):
+            if exact and (reason := _why_not_exact(target, uses, seen.read)):
                 refused[name] = f"{reason} of {named[target][0]}"
             if target not in plan.layers:
                 plan.layers.append(target)
@@ -130,11 +137,14 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
         return "parametrized"
     if isinstance(layer, CONVOLUTIONS) and type(layer) not in CONVERTED:
         return f"a class of its own, {type(layer).__name__}"
-    if layer is model and isinstance(layer, NORMS) and slot(layer) is layer:
-        return "it is the model itself, which nothing can take the place of"
+    if isinstance(layer, NORMS) and slot(layer) is layer:
+        if layer is model:
+            return "it is the model itself, which nothing can take the place of"
+        if type(layer).forward not in FORWARDS:  # an activation may be in it
+            return f"its norm is a class of its own, {type(layer).__name__}"
     for name in ("weight", "bias"):
         if name not in layer._parameters:
-            return f"its {name} is computed: pruned, normalised or sharded"
+            return f"its {name} is computed: pruned or normalised"
         x = layer._parameters[name]
         if x is None:
             continue
@@ -147,11 +157,24 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
     return None
 
 
-def _why_not_exact(layer: nn.Module, uses: Counter[nn.Parameter]) -> str | None:
+def _why_not_exact(layer: nn.Module, uses: Counter[int], read: set[nn.Module]) -> str | None:
     if layer._parameters["weight"] is None:
         return "there is no weight"
+    if layer in read:
+        return "the model's forward uses a parameter"
     for name in ("weight", "bias"):
         x = layer._parameters[name]
-        if x is not None and uses[x] > 1:
+        if x is not None and uses[_memory(x)] > 1:
             return f"another layer shares the {name}"
     return None
+
+
+def _is_lazy(layer: nn.Module) -> bool:
+    """Such as a LazyBatchNorm2d, which becomes a BatchNorm2d when it is called."""
+    return isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params()
+
+
+def _memory(x: torch.Tensor) -> int:
+    """The same for two parameters of the same numbers."""
+    plain = type(x) is nn.Parameter and x.layout == torch.strided
+    return (plain and x.data_ptr()) or id(x)

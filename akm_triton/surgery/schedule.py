@@ -62,9 +62,11 @@ class SigmaSchedule:
                 raise ValueError(f"layer {name!r} has a schedule already; remove it first")
         self.layers: list[Blurred] = [layer for _, layer in layers]
         for layer in self.layers:
-            r = layer.r.detach()
+            r = layer.r
             dtype = torch.promote_types(r.dtype, torch.float32)
-            layer.register_buffer("added_variance", r.new_empty((), dtype=dtype), persistent=False)
+            # a plain tensor where r is sharded too: FSDP2 gathers r and leaves buffers alone
+            added = torch.empty((), dtype=dtype, device=r.device)
+            layer.register_buffer("added_variance", added, persistent=False)
         self._fill()
 
     @property

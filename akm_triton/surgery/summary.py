@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from akm_triton.blurred import Blurred
 from akm_triton.layers import WithWeight
-from akm_triton.sharding import whole
+from akm_triton.sharding import computes_on_shards, whole
 from akm_triton.surgery.field import Blur, fields
 from akm_triton.surgery.places import check_module
 
@@ -148,9 +148,9 @@ def summary(model: nn.Module, images: Tensor | None = None) -> Summary:
 
     Args:
         model: left as it is. Where it is sharded (FSDP2, DTensor), every process must call this.
-        images: a batch (N, C, H, W) that the model takes, on its device. With it the model is run,
-            in eval mode, for what depends on the images: σ in their pixels, the field, flops, and
-            the warnings.
+        images: a batch (N, C, H, W) that the model takes, on its device; a DTensor, if its layers
+            take those. With it the model is run, in eval mode, for what depends on the images: σ in
+            their pixels, the field, flops, and the warnings.
 
     Returns:
         An object to print. ``layers`` has the numbers of each layer, ``warnings`` a line for each
@@ -158,7 +158,7 @@ def summary(model: nn.Module, images: Tensor | None = None) -> Summary:
         divides it out.
 
     Raises:
-        TypeError: ``model`` is no module, or ``images`` no floating point tensor.
+        TypeError: ``model`` is no module, or ``images`` no floating point tensor, or no DTensor.
         ValueError: ``images`` is no batch of images.
 
     Example:
@@ -183,9 +183,18 @@ def observe(model: nn.Module, images: Tensor) -> tuple[Tensor, Run]:
     run = Run({layer: _learned(name, layer) for name, layer in layers_of(model)})
     _check(images, {layer.dims + 2 for layer in run.learned} or {4})
     images = images.detach().requires_grad_()
+    # a call of DDP would wait for its backward
+    called = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     with run.watching(model):
-        # a call of DDP would wait for its backward
-        (model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model)(images)
+        try:
+            called(images)
+        except RuntimeError as error:
+            if type(images) is Tensor and computes_on_shards(model):
+                raise TypeError(
+                    "images must be a DTensor where the model's parameters are, such as "
+                    "distribute_tensor(images, mesh, [Replicate()])"
+                ) from error
+            raise
     return images, run
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from akm_triton.blurred import modulation_names
+from akm_triton.sharding import computes_on_shards, whole
 from akm_triton.surgery.places import check_module
 from akm_triton.surgery.summary import layers_of
 
@@ -71,6 +72,9 @@ def sigma_penalty(model: nn.Module) -> Tensor:
     Its gradient is as large for a small σ as for a large one, so a blur that is worth little goes
     to 0 instead of staying small.
 
+    Of a sharded model every process must call this, and gets the same: a DTensor where the layers
+    compute with DTensors, as the loss is one there; a plain tensor under FSDP2.
+
     Raises:
         TypeError, ValueError: ``model`` is no module, or has no AKM layer.
 
@@ -80,4 +84,7 @@ def sigma_penalty(model: nn.Module) -> Tensor:
         >>> round(sigma_penalty(model).item(), 3)
         0.3
     """
-    return torch.cat([layer.sigma.flatten() for _, layer in layers_of(model, required=True)]).mean()
+    sigmas = [layer.sigma.flatten() for _, layer in layers_of(model, required=True)]
+    if not computes_on_shards(model):
+        sigmas = [whole(sigma) for sigma in sigmas]
+    return torch.cat(sigmas).mean()

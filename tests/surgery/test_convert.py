@@ -223,6 +223,30 @@ def test_a_module_in_two_places_is_converted_once() -> None:
     assert model[0] is model[3] is model[5][0] is conv
 
 
+def test_norms_that_are_called_from_a_list() -> None:
+    """A forward that finds them there goes past what has taken their place among the children."""
+
+    class Listing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(16, 16, 3, padding=1)
+            self.a, self.b, self.c = (nn.BatchNorm2d(16) for _ in "abc")
+            self.norms = [(self.conv, self.a), {"b": self.b}, self.c]
+
+        def forward(self, x: Tensor) -> Tensor:
+            (conv, a), others, c = self.norms
+            return c(others["b"](a(conv(x)).sigmoid()).sigmoid())
+
+    model, x = Listing().eval(), torch.randn(1, 16, 8, 8)
+    norms, y = model.norms, model(x)
+    akm.convert(model, where="norm", r=0, exact=True)
+    assert apart(model(x), y) < 1e-6
+    assert model.norms is norms and norms[0] == (model.conv, model.a) and norms[2] is model.c
+    akm.revert(model)
+    assert apart(model(x), y) < 1e-6
+    assert norms == [(model.conv, model.a), {"b": model.b}, model.c]
+
+
 def test_two_convolutions_with_one_norm() -> None:
     class Twins(nn.Module):
         def __init__(self) -> None:
@@ -269,6 +293,30 @@ def test_synchronised_batch_norm_afterwards() -> None:
     assert len(akm.revert(model)) == 6
 
 
+def test_a_frozen_network_stays_so_but_for_modulation() -> None:
+    model = block(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1)).requires_grad_(False)
+    with torch.no_grad():
+        report = akm.convert(model)
+    optimizer = torch.optim.AdamW(akm.parameter_groups(model, lr=0.1, weight_decay=0.1))
+    before = state(model)[2]
+    model(torch.randn(2, 16, 8, 8)).square().sum().backward()
+    optimizer.step()
+    moved = {k for k, x in model.state_dict().items() if not torch.equal(x, before[k])}
+    assert moved == {"1.modulation.r", "1.modulation.s", "3.r", "3.s"}
+    assert len(report.parameters) == 4
+
+
+def test_an_old_fsdp_is_refused() -> None:
+    """It needs an accelerator to be made."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    nn.Module.__init__(model)
+    model._modules["_fsdp_wrapped_module"] = block()
+    with pytest.raises(ValueError, match="the model is sharded; convert, fold or revert before"):
+        akm.convert(model)
+
+
 def test_distributed_data_parallel() -> None:
     model = network("resnet").train()
     report = akm.convert(model)
@@ -288,11 +336,19 @@ def test_distributed_data_parallel() -> None:
 
 
 def test_compiles() -> None:
+    """What was compiled before is compiled again."""
     model, x = block(nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1)), torch.randn(1, 16, 8, 8)
-    assert len(akm.convert(model).placed) == 2
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
+        y = compiled(x)
+        report = akm.convert(compiled, r=0)
+        assert len(report.placed) == 2 and apart(compiled(x), y) < 1e-6
+        for p in report.parameters:
+            nn.init.constant_(p, 1.0)
+        assert apart(compiled(x), y) > 0.1
         torch.testing.assert_close(compiled(x), model(x))
+        akm.revert(compiled)
+        assert apart(compiled(x), y) < 1e-6
 
 
 SELECTED = [
@@ -566,16 +622,25 @@ class OfItsOwn(nn.Conv2d):
     pass
 
 
+class Activated(nn.BatchNorm2d):
+    """Modulation behind it would be behind the activation, which no gate can be moved through."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.silu(super().forward(input))
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
         (lambda: weight_norm(block()), "parametrized"),
         (lambda: pruned(block()), "its weight is computed"),
         (lambda: nn.Sequential(OfItsOwn(16, 16, 1)), "a class of its own, OfItsOwn"),
-        (lambda: nn.Sequential(nn.LazyConv2d(16, 1)), "0 channels, fewer"),
+        (lambda: block(Activated(16)), "its norm is a class of its own, Activated"),
+        (lambda: nn.Sequential(nn.LazyConv2d(16, 1)), "the shape of "),
+        (lambda: block(nn.LazyBatchNorm2d(affine=False)), "the shape of "),
         (lambda: block().to(torch.float8_e5m2), "its weight is torch.float8_e5m2"),
     ],
-    ids=["weight_norm", "pruned", "class", "lazy", "float8"],
+    ids=["weight_norm", "pruned", "class", "norm", "lazy", "lazy norm", "float8"],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 def test_what_cannot_be_converted_is_skipped_with_a_reason(
@@ -593,10 +658,25 @@ def test_a_convolution_of_any_class_may_have_modulation_after_its_norm() -> None
         assert akm.convert(nn.Sequential(conv, nn.BatchNorm2d(16))).placed == {"0": "1"}
 
 
-def tied() -> nn.Module:
+def tied(data: bool) -> nn.Module:
     model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
-    model[1].weight = model[0].weight
+    if data:
+        model[1].weight.data = model[0].weight.data
+    else:
+        model[1].weight = model[0].weight
     return model
+
+
+class Autoencoder(nn.Module):
+    """Its decoder has the weight of the encoder, and reads the dtype of another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x.to(self.stem.weight.dtype)))
+        return F.conv_transpose2d(x, self.conv.weight)
 
 
 @pytest.mark.parametrize(
@@ -604,9 +684,11 @@ def tied() -> nn.Module:
     [
         (lambda: block(nn.BatchNorm2d(16, affine=False)), "auto", "0 (there is no weight of 1)"),
         (lambda: block(nn.InstanceNorm2d(16)), "norm", "1 (there is no weight of 1)"),
-        (tied, "conv", "0 (another layer shares the weight of 0), 1 ("),
+        (lambda: tied(data=False), "conv", "0 (another layer shares the weight of 0), 1 ("),
+        (lambda: tied(data=True), "conv", "0 (another layer shares the weight of 0), 1 ("),
+        (Autoencoder, "auto", "conv (the model's forward uses a parameter of conv);"),
     ],
-    ids=["affine", "instance", "tied"],
+    ids=["affine", "instance", "tied", "tied data", "tied decoder"],
 )
 def test_refuses_exact_where_it_cannot_be(
     model: Callable[[], nn.Module], where: str, why: str

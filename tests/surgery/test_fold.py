@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import akm_triton as akm
 from reference import oracle
 from tests.common import BORDERS, FAMILIES
 from tests.surgery.networks import NETWORKS, apart, images, network
-from tests.surgery.test_convert import ROWS, block, converted, same, state
+from tests.surgery.test_convert import ROWS, Autoencoder, block, converted, same, state
 
 CONVOLUTIONS = [
     dict(padding=1),
@@ -202,6 +203,34 @@ def test_a_gate_stays_where_nothing_can_take_it() -> None:
     assert apart(model(x), y) < 1e-6
     assert (model[1].modulation.gate < 1).all() and model[1].modulation.max_radius == 1
     assert (model[3].gate < 1).all() and 3 < model[3].max_radius < 9
+
+
+def test_a_gate_stays_where_a_tied_decoder_has_the_weight_too() -> None:
+    model = Autoencoder().eval()
+    akm.convert(model, exact=False, r=0)
+    x = torch.randn(1, 16, 9, 9)
+    y = model(x)
+    akm.fold(model)
+    assert apart(model(x), y) < 1e-6
+    assert type(model.stem) is nn.Conv2d and (model.conv.gate < 1).all()
+
+
+def test_weights_that_were_averaged_fold() -> None:
+    """EMA's copy of a converted network, and from there into the plain one."""
+    model, x = network("resnet"), images()
+    akm.convert(model, r=0.01)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    for _ in range(2):  # the first is a copy
+        averaged.update_parameters(model)
+        for p in model.parameters():
+            nn.init.normal_(p, std=0.01)
+    y = averaged.eval()(x)
+    assert apart(model(x), y) > 0.1
+    akm.fold(averaged, tolerance=0.01)
+    assert apart(averaged(x), y) < 0.01
+    plain = NETWORKS["resnet"]().eval()
+    plain.load_state_dict(averaged.module.state_dict())
+    assert torch.equal(plain(x), averaged(x))
 
 
 def test_a_norm_with_a_weight_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import akm_triton as akm
 from akm_triton.meta import MAML
 from reference import oracle
 from tests.common import random
+from tests.processes import in_two_processes
 
 
 def network(**options: Any) -> nn.Sequential:
@@ -186,6 +188,45 @@ def test_two_schedules_are_refused_and_the_first_goes_on() -> None:
     with pytest.raises(ValueError, match="layer '2' has a schedule already; remove it first"):
         akm.SigmaSchedule(model, 1.0, 0.0, 2)
     assert [*dict(model.named_buffers())] == ["2.added_variance"]
+
+
+def trained(model: Any, images: Any) -> list[Tensor]:
+    """With a schedule and a penalty: the loss, and the gradients by r and s."""
+    schedule = akm.SigmaSchedule(model, 1.5, 0.0, 2)
+    schedule.step()
+    loss = model(images).square().mean() + 0.1 * akm.sigma_penalty(model)
+    loss.backward()
+    schedule.remove()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.dim() == 1)]
+
+
+def twins() -> tuple[nn.Sequential, Tensor]:
+    torch.manual_seed(2)
+    return nn.Sequential(network(), akm.Modulation2d(3)), torch.randn(4, 1, 6, 6)
+
+
+def _trained(rank: int, results: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    model, images = twins()
+    found = trained(distribute_module(model, mesh), distribute_tensor(images, mesh, [Shard(0)]))
+    shards, images = twins()
+    fully_shard(shards[0], mesh=mesh)  # the root keeps its parameters after a call, this does not
+    loss, *grads = trained(fully_shard(shards, mesh=mesh), images[2 * rank : 2 * rank + 2])
+    torch.distributed.all_reduce(loss)
+    whole = [x.full_tensor() for x in (*found, *grads)]
+    torch.save([*whole[: len(found)], loss / 2, *whole[len(found) :]], f"{results}{rank}")
+
+
+def test_schedule_and_penalty_of_a_sharded_model(tmp_path: Path) -> None:
+    """DTensors and FSDP2 in two processes against one process."""
+    in_two_processes(_trained, str(tmp_path / "found"))
+    wanted = trained(*twins())
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"found{rank}"), wanted * 2)
 
 
 def test_the_penalty_is_the_mean_sigma() -> None:

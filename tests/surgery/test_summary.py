@@ -16,6 +16,7 @@ import akm_triton as akm
 from akm_triton.surgery.summary import Summary
 from tests.processes import in_two_processes
 from tests.surgery.networks import NETWORKS, images, network
+from tests.surgery.test_convert import state
 
 
 def with_sigma(layer: Any, *sigmas: float) -> Any:
@@ -315,7 +316,10 @@ def test_coarse_textures_ask_for_a_wide_field_and_fine_ones_do_not(coarse: bool)
 
 def shared_out() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(akm.AKMConv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), akm.Modulation2d(8))
+    model = nn.Sequential(
+        akm.AKMConv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), akm.Modulation2d(8),
+        nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1),
+    )  # fmt: skip
     for layer in (model[0], model[2]):
         nn.init.uniform_(layer.r, 0, 6)
         nn.init.normal_(layer.s)
@@ -325,20 +329,33 @@ def shared_out() -> nn.Module:
 def _summarised(rank: int, results: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Replicate, distribute_module, distribute_tensor
 
-    model = fully_shard(shared_out(), mesh=init_device_mesh("cpu", (2,)))
-    found = [akm.scalars(model), akm.summary(model), akm.summary(model, torch.ones(1, 3, 32, 32))]
-    for function in (akm.fold, akm.revert):
-        with pytest.raises(ValueError, match="the model is sharded; fold or revert before that"):
-            function(model)
+    mesh, images = init_device_mesh("cpu", (2,)), torch.ones(1, 3, 32, 32)
+    replicas = distribute_module(shared_out(), mesh)
+    with pytest.raises(TypeError, match="images must be a DTensor where the model's parameters"):
+        akm.summary(replicas, images)
+    found = [summaries(replicas, distribute_tensor(images, mesh, [Replicate()]))]
+    shards = fully_shard(shared_out(), mesh=mesh)
+    for gathered in (False, True):  # the root keeps its parameters after a call
+        assert all(type(p) is nn.Parameter for p in shards.parameters()) is gathered
+        before = state(shards)[0]
+        for change in (akm.convert, akm.fold, akm.revert):
+            with pytest.raises(ValueError, match="the model is sharded; convert, fold or revert b"):
+                change(shards)
+        assert state(shards)[0] == before
+        found.append(summaries(shards, images))
     torch.save(found, f"{results}{rank}")
 
 
+def summaries(model: nn.Module, images: Tensor) -> list[Any]:
+    return [akm.scalars(model), akm.summary(model), akm.summary(model, images)]
+
+
 def test_a_sharded_model_is_seen_whole(tmp_path: Path) -> None:
-    """FSDP2 in two processes, of which each holds half of r and s."""
+    """DTensors and FSDP2 in two processes; in the latter each holds half of r and s."""
     in_two_processes(_summarised, str(tmp_path / "found"))
-    model = shared_out()
-    wanted = [akm.scalars(model), akm.summary(model), akm.summary(model, torch.ones(1, 3, 32, 32))]
+    wanted = [summaries(shared_out(), torch.ones(1, 3, 32, 32))] * 3
     for rank in range(2):
         assert torch.load(tmp_path / f"found{rank}", weights_only=False) == wanted
 
