@@ -32,7 +32,7 @@ def _apply(
     no gate."""
     truncate, max_radius = check_options(gaussian, border, truncate, max_radius)
     many = isinstance(r, (tuple, list)) or (isinstance(z, Tensor) and z.dim() == 5)
-    if many or axes is not None:
+    if many or not (axes is None or axes == (-2, -1)):
         return _apply_along(
             z, r, s, name, gaussian, border, truncate, max_radius, stride, axes, backend
         )
