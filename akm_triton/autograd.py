@@ -52,6 +52,7 @@ def define(
     vmap: Callable[..., Any],
     decomposes: Callable[..., bool],
     maps: int = 0,
+    lead: int = 1,
     passes: flops.Passes = 0,
 ) -> Callable[..., Any]:
     """Define the op of this schema, whose tensors come first, and return it.
@@ -70,7 +71,7 @@ def define(
         decomposes: ``(*arguments)`` to whether a graph that AOTAutograd traces shall hold the
             kernel's own operations instead of the op: Inductor can fuse those, and needs no Python
             to run them.
-        maps: as for ``sharding.declare``.
+        maps, lead: as for ``sharding.declare``.
         passes: as for ``flops.declare``.
     """
     name = schema.partition("(")[0]
@@ -82,7 +83,7 @@ def define(
     op = getattr(getattr(torch.ops, library.ns), name).default
     torch.library.register_fake(op, fake, lib=library)
     torch.library.register_vmap(op, functools.partial(vmap, op), lib=library)
-    sharding.declare(op, maps)
+    sharding.declare(op, maps, lead)
     if passes:
         flops.declare(op, maps, passes)
     count = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)

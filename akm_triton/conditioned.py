@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from akm_triton.layers import Modulation2d, check_channels
+from akm_triton.blurred import check_channels
+from akm_triton.layers import Modulation2d
 from akm_triton.tracing import sizes
 
 CONDITIONED = ("rs", "r", "s")
@@ -73,21 +74,27 @@ class ConditionedModulation2d(Modulation2d):
             head = nn.Sequential(
                 nn.Linear(self.channels, hidden, **factory),
                 nn.ReLU(),
-                _StartsAtZero(hidden, len(what) * self.r.numel(), **factory),
+                _StartsAtZero(hidden, self._changed(), **factory),
             )
         self.head = head
 
+    def _changed(self) -> int:
+        """How many numbers the head returns."""
+        return sum(getattr(self, name).numel() for name in self.what)
+
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        check_channels(z, self.channels)
+        check_channels(z, self.channels, self.dims)
         change = self.head(z.mean((-2, -1)) if condition is None else condition)
-        count = self.r.numel()
-        if isinstance(change, Tensor) and sizes(change)[-1] != len(self.what) * count:
+        if isinstance(change, Tensor) and sizes(change)[-1] != self._changed():
             raise ValueError(
-                f"head must return {len(self.what) * count} numbers for each sample, got shape "
+                f"head must return {self._changed()} numbers for each sample, got shape "
                 f"{tuple(sizes(change))}"
             )
-        r = self.r + change[..., :count] if "r" in self.what else self.r
-        s = self.s + change[..., -count:] if "s" in self.what else self.s
+        r, s = self.r, self.s
+        if "r" in self.what:
+            r = r + change[..., : r.numel()].unflatten(-1, r.shape)
+        if "s" in self.what:
+            s = s + change[..., -s.numel() :]
         return self.modulate_by(z, r, s)
 
     def extra_repr(self) -> str:

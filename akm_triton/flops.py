@@ -25,7 +25,7 @@ Passes = int | Callable[..., int]
 
 def declare(op: Any, maps: int, passes: Passes) -> None:
     """Count so many passes for the op, whose first ``maps`` arguments are maps (N, C, H, W) and
-    whose next one is taps (…, R+1)."""
+    whose next one is taps (…, R+1), or R."""
     _formulas[op._overloadpacket] = functools.partial(_count, maps, passes)
 
 
@@ -45,4 +45,6 @@ def prepare() -> None:
 
 def _count(maps: int, passes: Passes, *args: Any, out_val: Any = None) -> int:
     pixels: int = passes(*args) if callable(passes) else passes * args[0].numel()
-    return 2 * (2 * args[maps].shape[-1] - 1) * pixels
+    taps = args[maps]
+    radius = taps if isinstance(taps, int) else taps.shape[-1] - 1
+    return 2 * (2 * radius + 1) * pixels

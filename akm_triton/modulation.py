@@ -1,5 +1,5 @@
 """``modulate`` from checked arguments: the taps, then the blur, by the shortest way that a call
-allows.
+allows. Maps with one σ for both axes have the shortest.
 
 Registered ops differentiate, transform, trace and batch in every way that PyTorch knows, and a call
 of one takes longer on the host than its kernel on a GPU, or than a small map on a CPU. Ordinary
@@ -9,13 +9,14 @@ from one node of autograd.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from akm_triton import backend as backends
-from akm_triton import flops, gated_taps, ops, sharding
+from akm_triton import flops, gated_taps, ops, passes, sharding
 from akm_triton.backend.layout import Stride
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads
@@ -26,7 +27,7 @@ def modulate(
     z: Tensor, r: Tensor, s: Tensor | None, border: str, backend: str,
     max_radius: int, gaussian: str, truncate: float | None, stride: Stride,
 ) -> Tensor:  # fmt: skip
-    """sigmoid(s) · (G(|r|) ∗ z), or without s the blur alone, of the rows and columns that
+    """sigmoid(s) · (G(|r|) ∗ z) of maps, or without s the blur alone, of the rows and columns that
     ``stride`` keeps; r and s (1|C,) or (N, C), of one shape."""
     gated, s = s is not None, r if s is None else s
     window = gated, max_radius, gaussian, truncate
@@ -37,12 +38,55 @@ def modulate(
             return y
         return backends.get(backend).modulate(z, r, s, border, *window, stride)[0]
     sharding.prepare(z)
-    taps_of = gated_taps.fused if backend == "triton" else gated_taps.plain
-    t = taps_of(r, s, *window)
+    t = _taps_of(backend)(r, s, *window)
     if plain and not is_recorded(z, t) and not torch.is_autocast_enabled(z.device.type):
         with untracked():
             y = backends.get(backend).blur(z, t, border, False, stride=stride)
         return y
+    _prepare()
+    return ops.blur_strided(z, t, border, stride, backend)
+
+
+def modulate_along(
+    z: Tensor, axes: passes.Axes, r: Tensor | list[Tensor], s: Tensor | None, border: str,
+    backend: str, max_radius: int, gaussian: str, truncate: float | None, stride: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    """The same of signals, maps or volumes (N, C, …), along some axes from 2 on: by one r, or by
+    one for each axis, of one shape with s."""
+    sharding.prepare(z)
+    gated, order = s is not None, passes.passes(axes, z.dim())
+    isotropic = isinstance(r, Tensor)
+    if isinstance(r, Tensor):
+        by_sample, s = r.dim() == 2, r if s is None else s
+    else:
+        by_sample = r[0].dim() == 2
+        r = torch.stack([r[axes.index(axis)] for which in order for axis in which])
+        if s is None:
+            s = r
+        else:  # the gate is in the taps of the first axis; a gate of infinity is 1
+            s = torch.stack([s, *[torch.full_like(s, math.inf)] * (len(axes) - 1)])
+    window = gated, max_radius, gaussian, truncate
+    if backend == "cpu" and is_plain(z, r, s):
+        t = _Taps.apply(r, s, window)
+    else:
+        t = _taps_of(backend)(r, s, *window)
+    if isotropic:
+        taps = [t if len(which) == 2 else t[min(i, 1)] for i, which in enumerate(order)]
+    else:
+        taps, first = [], 0
+        for which in order:
+            taps.append(t[0, first : first + 2] if len(which) == 2 else t[0, first])
+            first += len(which)
+    _prepare()
+    return passes.blur(z, taps, axes, stride, border, backend, by_sample)
+
+
+def _taps_of(backend: str) -> Any:
+    return gated_taps.fused if backend == "triton" else gated_taps.plain
+
+
+def _prepare() -> None:
+    """For a call of the ops."""
     if not torch.compiler.is_compiling():
         if in_onnx_trace():
             raise NotImplementedError(
@@ -50,7 +94,6 @@ def modulate(
                 "dynamo=True, PyTorch's default"
             )
         flops.prepare()  # in inference mode no other code of ours comes before a counter
-    return ops.blur_strided(z, t, border, stride, backend)
 
 
 _Window = tuple[bool, int, str, float | None]
@@ -77,15 +120,36 @@ def _differentiable_backward(
     border: str, window: _Window,
 ) -> Grads:  # fmt: skip
     """The same by registered ops, and on the CPU by plain torch for what is small."""
-    fused = backend == "triton"
     if torch.is_grad_enabled():  # the taps of the forward know nothing of r and s
-        t = (gated_taps.fused if fused else gated_taps.plain)(r, s, *window)
+        t = _taps_of(backend)(r, s, *window)
     dz, dt = ops.blur_vjp(needs, z, t, border, False, backend, g)
     if dt is None:
         return dz, None, None
-    if fused:
+    if backend == "triton":
         return dz, *gated_taps.vjp(needs, r, s, *window, dt)
     return dz, *gated_taps.plain_vjp(r, s, *window, dt)
+
+
+class _Taps(torch.autograd.Function):
+    """The taps of plain tensors on the CPU as one node."""
+
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, s: Tensor, window: _Window) -> Tensor:
+        ctx.save_for_backward(r, s)
+        ctx.window = window
+        t: Tensor = backends.get("cpu").gated_taps(r, s, *window)
+        return t
+
+    @staticmethod
+    def backward(ctx: Any, dt: Tensor) -> Grads:
+        r, s = ctx.saved_tensors
+        window: _Window = ctx.window
+        bare = is_plain(dt, r, s) and not is_recorded(dt, r, s)
+        if bare:
+            dr, ds = backends.get("cpu").gated_taps_grad(r, s, dt, *window)
+        else:
+            dr, ds = gated_taps.plain_vjp(r, s, *window, dt)
+        return dr, ds if window[0] else None, None
 
 
 class _Modulate(torch.autograd.Function):

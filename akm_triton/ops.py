@@ -40,7 +40,8 @@ from akm_triton.gated_taps import Grads, Needs
 from akm_triton.tracing import in_export
 
 
-def _sum(*terms: Tensor | None) -> Tensor | None:
+def sum_of(*terms: Tensor | None) -> Tensor | None:
+    """The sum of those that are there."""
     present = [x for x in terms if x is not None]
     return sum(present[1:], present[0]) if present else None
 
@@ -90,7 +91,7 @@ def _blur_jvp(
     tangents: Grads, z: Tensor, t: Tensor, border: str, adjoint: bool, backend: str
 ) -> Tensor | None:
     dz, dt = tangents
-    return _sum(
+    return sum_of(
         None if dz is None else blur(dz, t, border, adjoint, backend),
         None if dt is None else blur_pair(z, t, dt, border, adjoint, backend),
     )
@@ -171,7 +172,7 @@ def _blur_strided_jvp(
 ) -> Tensor | None:
     dz, dt = tangents
     along = None if dt is None else blur_pair(z, t, dt, border, False, backend)
-    return _sum(
+    return sum_of(
         None if dz is None else _blur_strided(dz, t, border, down, across, backend),
         None if along is None else along[..., ::down, ::across],
     )
@@ -227,7 +228,7 @@ def _blur_pair_jvp(
 ) -> Tensor | None:
     dz, dt, dv = tangents
     options = border, adjoint, backend
-    return _sum(
+    return sum_of(
         None if dz is None else blur_pair(dz, t, v, *options),
         None if dt is None else blur_pair(z, dt, v, *options),
         None if dv is None else blur_pair(z, t, dv, *options),
@@ -271,7 +272,7 @@ def _tap_grads_jvp(
     tangents: Grads, g: Tensor, z: Tensor, t: Tensor, border: str, backend: str
 ) -> Tensor | None:
     dg, dz, dt = tangents
-    return _sum(
+    return sum_of(
         None if dg is None else tap_grads(dg, z, t, border, backend),
         None if dz is None else tap_grads(g, dz, t, border, backend),
         None if dt is None else tap_grads(g, z, dt, border, backend),
@@ -318,7 +319,7 @@ def _blur_backward_vjp(
             dz.append(blur_pair(g, t, vt, border, True, backend))
         if needs[2]:
             dt.append(tap_grads(g, z, vt, border, backend))
-    return _sum(*dg), _sum(*dz), _sum(*dt)
+    return sum_of(*dg), sum_of(*dz), sum_of(*dt)
 
 
 def _blur_backward_jvp(

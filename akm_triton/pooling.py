@@ -7,8 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from akm_triton.functional import check_pair, gaussian_blur
-from akm_triton.layers import Blurred, as_channels, check_channels
+from akm_triton.arguments import check_pair
+from akm_triton.blurred import Blurred, as_channels, check_channels
+from akm_triton.functional import gaussian_blur
 
 START = 0.7
 """In pixels: about the root of ½, σ of the taps ¼ ½ ¼ of Zhang's pools."""
@@ -30,6 +31,7 @@ class BlurPool2d(Blurred):
         stride: keeps every stride-th row and column; an int, or a pair for rows and columns.
         per: ``"channel"``, an r for each channel, ``(C,)``; or ``"layer"``, one, ``(1,)``.
         gaussian, border, truncate, max_radius: as for ``modulate``.
+        isotropic: ``False`` learns a σ for rows and one for columns, ``(C, 2)`` or ``(1, 2)``.
 
     Shape:
         ``(N, C, H, W)`` or ``(C, H, W)``, to ⌈H / stride⌉ rows and ⌈W / stride⌉ columns.
@@ -56,13 +58,16 @@ class BlurPool2d(Blurred):
         border: str = "symmetric",
         truncate: float | None = None,
         max_radius: int = 15,
+        isotropic: bool = True,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         self.channels = as_channels(channels)
         self.stride = check_pair("stride", stride, 1)
-        self._add_blur(self.channels, per, gaussian, border, truncate, max_radius, device, dtype)
+        self._add_blur(
+            self.channels, per, gaussian, border, truncate, max_radius, isotropic, device, dtype
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -73,7 +78,7 @@ class BlurPool2d(Blurred):
         return self.stride
 
     def forward(self, z: Tensor) -> Tensor:
-        check_channels(z, self.channels)
+        check_channels(z, self.channels, self.dims)
         return gaussian_blur(z, self._widened(self.r), **self._options())
 
     def extra_repr(self) -> str:
@@ -133,7 +138,7 @@ class MaxBlurPool2d(BlurPool2d):
         return rows, columns
 
     def forward(self, z: Tensor) -> Tensor:
-        check_channels(z, self.channels)
+        check_channels(z, self.channels, self.dims)
         return super().forward(F.max_pool2d(z, self.kernel_size, 1, self.padding))
 
     def extra_repr(self) -> str:

@@ -14,23 +14,25 @@ from torch import Tensor, nn
 
 from akm_triton.tracing import PLAIN_TYPES
 
-_maps: dict[Any, int] = {}
-"""Of the ops that DTensor does not know yet."""
+_unknown: dict[Any, tuple[int, int]] = {}
+"""The ops that DTensor does not know yet: their maps, and the axis of the samples in their taps."""
 
 
-def declare(op: Any, maps: int) -> None:
-    """Let the op, whose first ``maps`` arguments are maps (N, …) and whose next ones are taps,
-    (2, N, C, R+1) or shared by the samples, run on DTensors once ``prepare`` has met one.
+def declare(op: Any, maps: int, lead: int) -> None:
+    """Let the op, whose first ``maps`` arguments are maps (N, …) and whose next ones are taps, with
+    ``lead`` axes before (N, C, R+1) or before (1|C, R+1), run on DTensors once ``prepare`` has met
+    one.
 
     An op of one map returns a map. An op of two returns the gradient of the taps, perhaps after a
-    map. Without maps every process runs the whole op.
+    map; without taps, its last argument but one says whether that is of each sample. Without maps
+    every process runs the whole op.
     """
-    _maps[op] = maps
+    _unknown[op] = maps, lead
 
 
 def prepare(x: Tensor) -> None:
     """Tell DTensor how the ops run on its shards, where x is the first that comes."""
-    if _maps and _is_distributed(x):
+    if _unknown and _is_distributed(x):
         _register()
 
 
@@ -80,12 +82,12 @@ def _is_distributed(x: Tensor) -> bool:
 def _register() -> None:
     from torch.distributed.tensor.experimental import register_sharding
 
-    while _maps:
-        op, maps = _maps.popitem()
-        register_sharding(op)(functools.partial(_placements, maps, len(op._schema.returns)))
+    while _unknown:
+        op, (maps, lead) = _unknown.popitem()
+        register_sharding(op)(functools.partial(_placements, maps, lead, len(op._schema.returns)))
 
 
-def _placements(maps: int, results: int, *args: Any) -> list[Any]:
+def _placements(maps: int, lead: int, results: int, *args: Any) -> list[Any]:
     """Pairs of how the results and the arguments may be placed."""
     from torch.distributed.tensor import Partial, Replicate, Shard
 
@@ -94,9 +96,9 @@ def _placements(maps: int, results: int, *args: Any) -> list[Any]:
     whole: Any = [Replicate()] * results, [Replicate()] * len(tensors) + options
     if maps == 0:
         return [whole]
-    own = [x.ndim == 4 for x in tensors[maps:]]  # taps of each sample
-    taps = [Shard(1) if mine else Replicate() for mine in own]
+    own = [x.ndim == 3 + lead for x in tensors[maps:]]  # taps of each sample
+    taps = [Shard(lead) if mine else Replicate() for mine in own]
     out: list[Any] = [Shard(0)] * results
     if maps > 1:
-        out[-1] = Shard(1) if own[0] else Partial()
+        out[-1] = Shard(lead) if (own[0] if own else args[-2]) else Partial()
     return [whole, (out, [Shard(0)] * maps + taps + options)]

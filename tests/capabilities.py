@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 import akm_triton as akm
-from akm_triton import ops
+from akm_triton import axis_ops, ops
 from reference import composition
 
 Function = Callable[..., Any]
@@ -68,6 +68,18 @@ def _plain_blur_backward(g: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tenso
     return dz, _plain_tap_grads(g, z, t)
 
 
+def _plain_blur_axis(z: Tensor, a: Tensor) -> Tensor:
+    return torch.einsum("cm,mij,ncjl->ncil", a, DOWN, z)
+
+
+def _plain_axis_grads(g: Tensor, z: Tensor) -> Tensor:
+    return torch.einsum("ncik,mij,ncjk->cm", g, DOWN, z)
+
+
+def _plain_axis_backward(g: Tensor, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.einsum("cm,mij,ncil->ncjl", a, DOWN, g), _plain_axis_grads(g, z)
+
+
 def _plain_modulate(z: Tensor, r: Tensor, s: Tensor) -> Tensor:
     return composition.modulate(z, r, s, truncate=None, **OPTIONS)
 
@@ -114,6 +126,24 @@ def op(
         return lambda *x: ops.tap_grads(*x, BORDER, backend), _plain_tap_grads, [g, z, t]
     if name == "blur_backward":
         return lambda *x: ops.blur_backward(*x, BORDER, backend), _plain_blur_backward, [g, z, t]
+    if name == "blur_axis":
+        return (
+            lambda *x: axis_ops.blur_axis(*x, 2, BORDER, False, backend),
+            _plain_blur_axis,
+            [z, v[0]],
+        )
+    if name == "axis_grads":
+        return (
+            lambda *x: axis_ops.axis_grads(*x, RADIUS, 2, BORDER, False, backend),
+            _plain_axis_grads,
+            [g, z],
+        )
+    if name == "axis_backward":
+        return (
+            lambda *x: axis_ops.axis_backward(*x, 2, BORDER, backend),
+            _plain_axis_backward,
+            [g, z, v[0]],
+        )
     if name == "modulate":
         return (
             lambda *x: akm.modulate(*x, backend=backend, **OPTIONS),
@@ -131,13 +161,18 @@ def op(
     return call(ours), call(plain), [leaf(2, 2, *SHAPE[2:]), *values]
 
 
-OPS = ("blur", "blur_strided", "blur_pair", "tap_grads", "blur_backward")
+OPS = (
+    "blur", "blur_strided", "blur_pair", "tap_grads", "blur_backward",
+    "blur_axis", "axis_grads", "axis_backward",
+)  # fmt: skip
 CALLABLES = (*OPS, "modulate", "AKMConv2d")
+_B = "symmetric"
 OF_OPCHECK: dict[str, list[Any]] = {
-    "blur": [False], "blur_strided": [*STRIDE], "blur_pair": [False], "tap_grads": [],
-    "blur_backward": [],
+    "blur": [_B, False], "blur_strided": [_B, *STRIDE], "blur_pair": [_B, False],
+    "tap_grads": [_B], "blur_backward": [_B],
+    "blur_axis": [2, _B, False], "axis_grads": [RADIUS, 2, _B, False], "axis_backward": [2, _B],
 }  # fmt: skip
-"""What an op takes between its border and its backend."""
+"""What an op takes between its tensors and its backend."""
 
 
 # What is asked of them.

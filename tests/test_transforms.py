@@ -111,7 +111,7 @@ def test_opcheck(name: str, channels_last: bool) -> None:
         pairs = zip(args, is_map, strict=True)
         args = [x.to(memory_format=torch.channels_last) if m else x for x, m in pairs]
     args = [x.detach().requires_grad_() for x in args]
-    options = ["symmetric", *OF_OPCHECK[name], "torch"]
+    options = [*OF_OPCHECK[name], "torch"]
     overload = getattr(torch.ops.akm_triton, name + "_r1").default
     torch.library.opcheck(overload, (*args, *options))
 

@@ -1,7 +1,9 @@
 """The ops, once for each backend: a module of the same name here, ``torch``, ``cpu`` or ``triton``.
 
 All have ``blur``, ``blur_pair``, ``tap_grads`` and ``blur_backward`` on maps and taps; ``triton``
-has ``gated_taps`` and its two derivatives too. ``functional.py`` chooses between them.
+has ``gated_taps`` and its two derivatives too. ``blur_axis``, ``axis_grads`` and ``axis_backward``
+are those of one axis; a backend without them leaves them to ``torch``. ``functional.py`` chooses
+between them.
 """
 
 import functools

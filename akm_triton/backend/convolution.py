@@ -43,6 +43,30 @@ def blur_any_size(z: Tensor, a: Tensor, b: Tensor, border: str, stride: Stride =
     return _shift(rows_done, _columns(b), COLUMNS, border, stride[1])
 
 
+def blur_axis(z: Tensor, a: Tensor, axis: int, border: str) -> Tensor:
+    """T(a) along an axis of z, 2 or 3."""
+    if axis == 3:
+        return _convolve(z, _columns(a), COLUMNS, border)
+    return _convolve(channels_last(z), _rows(a), ROWS, border)
+
+
+def blur_axis_any_size(z: Tensor, a: Tensor, axis: int, border: str) -> Tensor:
+    """``blur_axis`` as ``blur_any_size``."""
+    if a.dim() == 2:
+        return blur_axis(z, a, axis, border)
+    taps, dims = (_rows(a), ROWS) if axis == 2 else (_columns(a), COLUMNS)
+    return _shift(z, taps, dims, border, 1)
+
+
+def axis_grads(g: Tensor, z: Tensor, radius: int, axis: int, border: str) -> Tensor:
+    """∂F/∂a of F = <g, T(a) z>, (C, R+1)."""
+    if axis == 3:  # as in ``_separable_grads``
+        g, z = g.mT, z.mT
+    like = z.new_empty(z.shape[1], 1, 2 * radius + 1, 1)
+    grads = _taps_grad(channels_last(g), channels_last(z), like, ROWS, border)
+    return _one_sided(grads[..., 0])
+
+
 def tap_grads(g: Tensor, z: Tensor, a: Tensor, b: Tensor, border: str) -> tuple[Tensor, Tensor]:
     """(∂F/∂a, ∂F/∂b) of F = <g, T(a) z T(b)ᵀ>."""
     if a.shape[-1] - 1 == 1:

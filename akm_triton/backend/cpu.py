@@ -29,7 +29,7 @@ SOURCE = Path(__file__).parent / "cpp" / "ops.cpp"
 GRAIN = 32768
 """Pixels that are worth a thread."""
 
-_Job = ctypes.c_ssize_t * 12
+_Job = ctypes.c_ssize_t * 14
 _NUMBERS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -46,6 +46,8 @@ class _Library(NamedTuple):
     """Planes in a vector."""
     blur: Any
     gradients: Any
+    blur_rows: Any
+    gradients_of_rows: Any
     taps: Any
     taps_gradients: Any
 
@@ -79,14 +81,16 @@ def _load(dtype: torch.dtype) -> _Library | str:
     try:
         made = build.load(SOURCE, f"cpu-{number}", f"-DNUMBER={number}")
         library = _Library(
-            made._name, made.akm_lanes(), made.akm_blur, made.akm_gradients, made.akm_taps,
-            made.akm_taps_gradients,
+            made._name, made.akm_lanes(), made.akm_blur, made.akm_gradients, made.akm_blur_rows,
+            made.akm_gradients_of_rows, made.akm_taps, made.akm_taps_gradients,
         )  # fmt: skip
     except (build.Unavailable, AttributeError) as error:
         return f"akm_triton's CPU kernels are not there: {error}"
     pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
-    library.blur.argtypes = [size * 12, *[pointer] * 4, size, ctypes.c_int]
-    library.gradients.argtypes = [size * 12, *[pointer] * 5, size, ctypes.c_int]
+    library.blur.argtypes = [_Job, *[pointer] * 4, size, ctypes.c_int]
+    library.gradients.argtypes = [_Job, *[pointer] * 5, size, ctypes.c_int]
+    library.blur_rows.argtypes = [_Job, *[pointer] * 3, ctypes.c_int]
+    library.gradients_of_rows.argtypes = [_Job, *[pointer] * 5, ctypes.c_int, ctypes.c_int]
     library.taps.argtypes = [ctypes.POINTER(_Window), *[pointer] * 3, size]
     library.taps_gradients.argtypes = [ctypes.POINTER(_Window), *[pointer] * 5, size]
     wrong = f"akm_triton's CPU kernels in {library.path} compute wrongly"
@@ -111,8 +115,14 @@ def _is_right(library: _Library, dtype: torch.dtype) -> bool:
         maps, other, table = (torch.from_numpy(x).to(dtype) for x in (z, g, t))
         y = _blur(library, maps, table, None, "circular", False)
         dz, dt = _gradients(library, other, maps, table, "circular", True)
+        row = _blur_rows(library, maps, table[1], 3, "circular", False)
+        dx, db = _gradients_of_rows(library, other, maps, table[1], 5, 3, "circular", False)
+        of_row = [np.sum(g * moved(z, n, 3)) for n in taps]
         return (
-            np.array_equal(y.numpy(), blurred(u, a, 2))
+            np.array_equal(row.numpy(), u)
+            and np.array_equal(dx.numpy(), blurred(g, b, 3))
+            and np.array_equal(db.numpy().sum(0), of_row)
+            and np.array_equal(y.numpy(), blurred(u, a, 2))
             and np.array_equal(dz.numpy(), blurred(v, b, 3))
             and np.array_equal(dt.numpy()[:, 0], [of_a, of_b])
         )
@@ -154,6 +164,37 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
     if library is None:
         return torch_backend.blur_backward(g, z, t, border)
     return _gradients(library, g, z, t, border, True)
+
+
+# Along one axis, 2 or 3, of z; a is (1|C, R+1) or (N, C, R+1).
+
+
+def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False) -> Tensor:
+    """T(a), or with ``adjoint`` T(a)ᵀ, along one axis."""
+    library = _library_for(z, a)
+    if library is None:
+        return torch_backend.blur_axis(z, a, axis, border, adjoint)
+    return _blur_rows(library, z, a, axis, border, adjoint)
+
+
+def axis_grads(
+    g: Tensor, z: Tensor, radius: int, axis: int, border: str, by_sample: bool
+) -> Tensor:
+    """∂F/∂a of F = ⟨g, T(a) z⟩ for each channel, (C, R+1), or of each sample too, (N, C, R+1)."""
+    library = _library_for(g, z)
+    if library is None:
+        return torch_backend.axis_grads(g, z, radius, axis, border, by_sample)
+    return _gradients_of_rows(library, g, z, None, radius, axis, border, by_sample)[1]
+
+
+def axis_backward(g: Tensor, z: Tensor, a: Tensor, axis: int, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂z, ∂F/∂a), the latter shaped as a."""
+    library = _library_for(g, z, a)
+    if library is None:
+        return torch_backend.axis_backward(g, z, a, axis, border)
+    options = a.shape[-1] - 1, axis, border, a.dim() == 3
+    dz, grads = _gradients_of_rows(library, g, z, a, *options)
+    return dz, grads.sum_to_size(a.shape).to(a.dtype)
 
 
 # σ and s, and the map; for plain tensors alone. r and s are of one shape, in the dtype of the
@@ -258,6 +299,108 @@ def _gradients(
     return None if dx is None else _as(z, dx), grads
 
 
+class _Rows(NamedTuple):
+    """How a call along one axis goes through dense maps x: as rows along which T goes."""
+
+    x: Tensor
+    samples: int
+    channels: int
+    rows: int
+    columns: int
+    last: bool
+    row_step: int
+    pixel_step: int
+    by_plane: bool
+    """Whether a sample here is a plane, all of whose channels share its taps."""
+
+    def job(
+        self, radius: int, taps: Tensor | None, border: str, adjoint: bool, bands: int
+    ) -> ctypes.Array[ctypes.c_ssize_t]:
+        rule, by_sample, by_channel = BORDERS.index(border), 0, 0
+        if taps is not None:
+            by_sample = taps.shape[-2] * (radius + 1) if taps.dim() == 3 else 0
+            by_channel = radius + 1 if taps.shape[-2] > 1 else 0
+        if self.by_plane:
+            by_sample, by_channel = radius + 1, 0
+        return _Job(
+            self.samples, self.channels, self.rows, self.columns, self.last, radius, by_sample,
+            by_channel, rule, rule, adjoint, bands, self.row_step, self.pixel_step,
+        )  # fmt: skip
+
+    def taps(self, a: Tensor) -> Tensor:
+        """a as the job reads it."""
+        a = a.to(self.x.dtype)
+        return (a.expand(*self.x.shape[:2], -1) if self.by_plane else a).contiguous()
+
+    def shares(self, library: _Library) -> tuple[int, int]:
+        """As ``_shares``; rows need nothing of each other."""
+        threads = min(torch.get_num_threads(), -(-self.x.numel() // GRAIN))
+        if self.last:
+            vectors = self.samples * -(-self.channels // library.lanes)
+        else:
+            vectors = -(-self.samples * self.channels // library.lanes)
+        return threads, max(1, min(-(-threads // vectors), self.rows))
+
+
+def _rows(z: Tensor, axis: int, library: _Library, grads: bool) -> _Rows | None:
+    """None where columns are too few for a vector: as rows of the transposed map they are faster.
+
+    Down the columns of contiguous maps, columns that lie side by side are what channels are in
+    channels_last. Along their rows, a blur takes rows for planes, of which there are more; sums of
+    gradients belong to a plane.
+    """
+    x, last = _packed(z, z, library)
+    n, c, h, w = x.shape
+    if last:
+        shape = (h, w, w * c, c) if axis == 3 else (w, h, c, w * c)
+        return _Rows(x, n, c, shape[0], shape[1], True, shape[2], shape[3], False)
+    if axis == 2:
+        return _Rows(x, n * c, w, 1, h, True, 0, w, True) if 2 * w > library.lanes else None
+    if grads:
+        return _Rows(x, n, c, h, w, False, 0, 0, False)
+    return _Rows(x, n * c, h, 1, w, False, 0, 0, True)
+
+
+def _blur_rows(
+    library: _Library, z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool
+) -> Tensor:
+    rows = _rows(z, axis, library, grads=False)
+    if rows is None:
+        return _as(z, _blur_rows(library, z.mT.contiguous(), a, 3, border, adjoint).mT.contiguous())
+    y, taps = torch.empty_like(rows.x), rows.taps(a)
+    threads, bands = rows.shares(library)
+    job = rows.job(a.shape[-1] - 1, taps, border, adjoint, bands)
+    _check(library.blur_rows(job, rows.x.data_ptr(), y.data_ptr(), taps.data_ptr(), threads))
+    return _as(z, y)
+
+
+def _gradients_of_rows(
+    library: _Library, g: Tensor, z: Tensor, a: Tensor | None, radius: int, axis: int, border: str,
+    by_sample: bool,
+) -> tuple[Any, Tensor]:  # fmt: skip
+    """(∂F/∂z, or None without a; ∂F/∂a, (N, C, R+1) or (C, R+1))"""
+    rows = _rows(z, axis, library, grads=True)
+    if rows is None:
+        turned = g.mT.contiguous(), z.mT.contiguous()
+        dz, grads = _gradients_of_rows(library, *turned, a, radius, 3, border, by_sample)
+        return None if dz is None else _as(z, dz.mT.contiguous()), grads
+    x = rows.x
+    dy, _ = _packed(g, z, library)
+    dx, taps = (None, None) if a is None else (torch.empty_like(x), rows.taps(a))
+    threads, bands = rows.shares(library)
+    parts = -(-rows.channels // library.lanes) if rows.by_plane else 1
+    sums = x.new_empty(bands, x.shape[0], x.shape[1], parts, radius + 1)
+    _check(
+        library.gradients_of_rows(
+            rows.job(radius, taps, border, False, bands), dy.data_ptr(), x.data_ptr(),
+            None if dx is None else dx.data_ptr(), None if taps is None else taps.data_ptr(),
+            sums.data_ptr(), rows.by_plane, threads,
+        )
+    )  # fmt: skip
+    grads = sums.sum((0, 3) if by_sample else (0, 1, 3))
+    return None if dx is None else _as(z, dx), grads
+
+
 def _check(status: int) -> None:
     if status:
         raise MemoryError("no memory for the rows of a map that are computed together")
@@ -295,7 +438,9 @@ def _job(
     row, rule = t.shape[-1], BORDERS.index(border)
     by_sample = t.shape[2] * row if t.dim() == 4 and t.shape[1] > 1 else 0
     by_channel = row if t.shape[-2] > 1 else 0
-    return _Job(n, c, h, w, last, row - 1, by_sample, by_channel, rule, rule, adjoint, bands)
+    return _Job(
+        n, c, h, w, last, row - 1, by_sample, by_channel, rule, rule, adjoint, bands, w * c, c
+    )
 
 
 def _shares(library: _Library, x: Tensor, radius: int, border: str) -> tuple[int, int]:

@@ -67,6 +67,37 @@ def blur_backward(
     return format_as(z, _cat(dz, 1)), _join(da, a), _join(db, b)
 
 
+# Along one axis.
+
+
+def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False) -> Tensor:
+    """T(a), or with ``adjoint`` T(a)ᵀ, along an axis of z, 2 or 3."""
+    parts = []
+    for x, taps in _parts([z], a):
+        bands = _bands(_group_taps(taps, taps, x), x.shape[axis], border, adjoint)
+        product = _down if axis == 2 else _across
+        parts.append(_ungroup(product(_group(x, taps, taps).contiguous(), bands), x))
+    return format_as(z, _cat(parts, 1))
+
+
+def axis_grads(
+    g: Tensor, z: Tensor, radius: int, axis: int, border: str, by_sample: bool
+) -> Tensor:
+    """∂F/∂a of F = ⟨g, T(a) z⟩, in which a does not occur: (C, R+1), or with ``by_sample``
+    (N, C, R+1)."""
+    n, c = z.shape[:2]
+    like = z.new_empty((n, c, 0) if by_sample else (c, 0))  # which planes are summed, no taps
+    parts = []
+    for dy, x, taps in _parts([g, z], like):
+        left, right = (_group(m, taps, taps).contiguous() for m in (dy, x))
+        if axis == 2:
+            grads = _diagonals(left, right.mT, radius, border)
+        else:
+            grads = _diagonals(left.flatten(1, 2).mT, right.flatten(1, 2), radius, border)
+        parts.append(grads.view(*taps.shape[:-1], radius + 1))
+    return _cat(parts, -2)
+
+
 # The three on one part of the channels, in the dtype of the computation and any strides.
 
 
@@ -86,19 +117,19 @@ def _tap_grads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W = T(a)ᵀ g, (G, M, H, W) or rotated (G, W, M, H), and (∂F/∂a, ∂F/∂b)."""
     x, dy = _group(z, a, b).contiguous(), _group(g, a, b)
-    ta, tb = _group_taps(a, b, z), _group_taps(b, a, z)
+    ta, tb, radius = _group_taps(a, b, z), _group_taps(b, a, z), a.shape[-1] - 1
     down = _bands(ta, z.shape[2], border, adjoint=True)
     across = _bands(tb, z.shape[3], border)
     if _area(z) <= ROTATED_GRADS_AREA:
         dy = dy.permute(0, 2, 3, 1).contiguous()  # (G, H, W, M), as the rotated y
-        da = _diagonals(dy.flatten(2), _rotate(x, across).flatten(1, 2), ta, border)
+        da = _diagonals(dy.flatten(2), _rotate(x, across).flatten(1, 2), radius, border)
         w = _unrotate(dy, down)
-        db = _diagonals(w.flatten(2), x.flatten(1, 2), tb, border)
+        db = _diagonals(w.flatten(2), x.flatten(1, 2), radius, border)
     else:
         dy = dy.contiguous()
-        da = _diagonals(dy, _across(x, across).mT, ta, border)
+        da = _diagonals(dy, _across(x, across).mT, radius, border)
         w = _down(dy, down)
-        db = _diagonals(w.flatten(1, 2).mT, x.flatten(1, 2), tb, border)
+        db = _diagonals(w.flatten(1, 2).mT, x.flatten(1, 2), radius, border)
     return w, _ungroup_taps(da, a, b, z), _ungroup_taps(db, b, a, z)
 
 
@@ -140,15 +171,14 @@ def _unrotate(x: Tensor, bands: list[_Band]) -> Tensor:
     return _cat(parts, -1).view(x.shape[0], x.shape[2], x.shape[3], x.shape[1])
 
 
-def _diagonals(left: Tensor, right: Tensor, taps: Tensor, border: str) -> Tensor:
+def _diagonals(left: Tensor, right: Tensor, radius: int, border: str) -> Tensor:
     """∂F/∂a (G, R+1) from ∂F/∂T(a) = left @ right (G, size, size), or one such for each plane."""
-    radius = taps.shape[-1] - 1
     grad = left.new_zeros(left.shape[0], radius + 1)
     for block in row_blocks(left.shape[-2], radius, border, ROWS):
         product = left[..., block.start : block.stop, :] @ _inputs_of(right, block)
         if product.dim() == 4:
             product = product.sum(1)
-        grad = grad + product.flatten(1) @ indicator(block, radius, border, taps).mT
+        grad = grad + product.flatten(1) @ indicator(block, radius, border, left).mT
     return grad
 
 
@@ -185,8 +215,8 @@ def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
 # Which channels are computed together, in which form, and which planes share a taps.
 
 
-def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
-    """Split [*maps, a, b] by channels, and give the maps the dtype of the computation."""
+def _parts(maps: list[Tensor], *tables: Tensor) -> list[list[Tensor]]:
+    """Split [*maps, *tables] by channels, and give all the dtype of the computation."""
     z = maps[-1]
     dtype = torch.promote_types(z.dtype, torch.float32)
     maps = [_channels_first(m.to(dtype)) for m in maps]
@@ -196,7 +226,7 @@ def _parts(maps: list[Tensor], a: Tensor, b: Tensor) -> list[list[Tensor]]:
     step = -(-channels // min(count, channels))
     return [
         [m[:, i : i + step] for m in maps]
-        + [t.to(dtype) if t.shape[-2] == 1 else t[..., i : i + step, :].to(dtype) for t in (a, b)]
+        + [t.to(dtype) if t.shape[-2] == 1 else t[..., i : i + step, :].to(dtype) for t in tables]
         for i in range(0, channels, step)
     ]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from akm_triton.backend import convolution, products, spectral
 from akm_triton.backend.layout import Stride, format_as, has_constant_size, is_channels_last
+from akm_triton.borders import SELF_ADJOINT
 
 
 def blur(
@@ -70,6 +71,46 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
         return format_as(z, dz), torch.stack(grads).to(a.dtype)
     dz, *grads = products.blur_backward(g, z, a, b, border)
     return dz, torch.stack(grads)
+
+
+# Along one axis, 2 or 3, of z; a is (1|C, R+1) or (N, C, R+1).
+
+
+def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False) -> Tensor:
+    """T(a), or with ``adjoint`` T(a)ᵀ, along one axis."""
+    if not has_constant_size(z):
+        x, a = _lifted(z, a)
+        return format_as(z, convolution.blur_axis_any_size(x, a, axis, border))
+    if _convolves_axis(z, a.shape[-1] - 1, axis, border, a.dim() == 3, grads=False):
+        x, a = _lifted(z, a)
+        return format_as(z, convolution.blur_axis(x, a, axis, border))
+    return products.blur_axis(z, a, axis, border, adjoint)
+
+
+def axis_grads(
+    g: Tensor, z: Tensor, radius: int, axis: int, border: str, by_sample: bool
+) -> Tensor:
+    """∂F/∂a of F = ⟨g, T(a) z⟩ for each channel, (C, R+1), or of each sample too, (N, C, R+1)."""
+    if _convolves_axis(z, radius, axis, border, by_sample, grads=True):
+        x, g = _lifted(z, g)
+        return convolution.axis_grads(g, x, radius, axis, border)
+    return products.axis_grads(g, z, radius, axis, border, by_sample)
+
+
+def axis_backward(g: Tensor, z: Tensor, a: Tensor, axis: int, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂z, ∂F/∂a), the latter shaped as a."""
+    da = axis_grads(g, z, a.shape[-1] - 1, axis, border, a.dim() == 3)
+    dz = format_as(z, blur_axis(g, a, axis, border, adjoint=True))
+    return dz, da.sum_to_size(a.shape).to(a.dtype)
+
+
+def _convolves_axis(
+    z: Tensor, radius: int, axis: int, border: str, by_sample: bool, grads: bool
+) -> bool:
+    """As ``_convolves``, with what it found for borders that cost a copy."""
+    if z.device.type != "cpu" or by_sample or border not in SELF_ADJOINT or z.numel() == 0:
+        return False
+    return radius <= 15 and 4 * radius <= z.shape[axis]
 
 
 def _convolves(z: Tensor, a: Tensor, b: Tensor, border: str, grads: bool) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akm_triton.layers import modulation_names
+from akm_triton.blurred import modulation_names
 from akm_triton.meta.options import read_numbers
 
 Adapt = str | Callable[[str], bool]

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from akm_triton.layers import OPTIONS, AKMConv2d, Modulation2d, check_decimate
+from akm_triton.blurred import OPTIONS, check_decimate
+from akm_triton.layers import Convolution, Modulation2d
 from akm_triton.surgery.match import Selector, selectors
 from akm_triton.surgery.places import (
+    CONVERTED,
+    MODULATIONS,
     Modulated,
     Place,
     Start,
@@ -81,8 +84,9 @@ def convert(
 ) -> Report:
     """Put modulation into a network, in place, without damage to what it has learned.
 
-    A convolution becomes an ``AKMConv2d`` and stays the same object: its weights, hooks, flags and
-    places in an optimizer remain. After a norm, the norm remains too, inside a ``Modulated``.
+    A convolution becomes an ``AKMConv2d``, or the like of its dimensions or transposed, and stays
+    the same object: its weights, hooks, flags and places in an optimizer remain. After a norm, the
+    norm remains too, inside a ``Modulated``.
 
     The model is traced by ``torch.fx`` to see what follows a convolution. Where that fails, its
     next sibling is taken to follow it.
@@ -94,9 +98,9 @@ def convert(
             in the name; a function of (name, module); a list of these. Names are those of the
             convolutions, and of the norms where ``where="norm"``.
         where: ``"conv"``, in each convolution; ``"norm"``, after each BatchNorm, GroupNorm or
-            InstanceNorm of maps; ``"auto"``, after the BatchNorm (or InstanceNorm) that follows a
-            convolution, perhaps behind a ReLU or a pool, else in it: before such a norm a gate does
-            nothing.
+            InstanceNorm of maps or volumes; ``"auto"``, after the BatchNorm (or InstanceNorm) that
+            follows a convolution, perhaps behind a ReLU or a pool, else in it: before such a norm a
+            gate does nothing.
         exclude: which layers not, as ``match``.
         min_channels: leave alone convolutions with fewer input channels, as those on images, and
             norms of fewer channels.
@@ -111,7 +115,8 @@ def convert(
         optimizers: get the new parameters: that of the layer's weight, in a new group with the
             options of the weight's, but no weight decay; else the first. Make schedulers of the
             learning rate afterwards.
-        options: ``per``, ``gaussian``, ``border``, ``truncate``, ``max_radius`` of ``AKMConv2d``.
+        options: ``per``, ``gaussian``, ``border``, ``truncate``, ``max_radius``, ``isotropic`` of
+            ``AKMConv2d``; a signal has one axis.
 
     Returns:
         What was placed, what was skipped and why, and the new parameters. What has modulation
@@ -160,7 +165,10 @@ def convert(
     start = Start(r, model_of_all.s.item(), exact)
     # whatever happens, all or nothing; and what is made here can be trained
     with torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
-        made = [_place(model, layer, start, model_of_all, decimate, undo) for layer in plan.layers]
+        made = [
+            _place(model, layer, plan.dims[layer], start, model_of_all, decimate, undo)
+            for layer in plan.layers
+        ]
         _give(trained, made, model, undo)
         undo.pop_all()
     if plan.futile:
@@ -194,26 +202,29 @@ def _start_of_r(r: float | None, like: Modulation2d) -> float:
 
 
 def _place(
-    model: nn.Module, layer: nn.Module, start: Start, like: Modulation2d, decimate: str,
+    model: nn.Module, layer: nn.Module, dims: int, start: Start, like: Modulation2d, decimate: str,
     undo: ExitStack,
 ) -> Place:  # fmt: skip
     """Give a convolution or norm modulation; ``undo`` takes it out again."""
     layers = (layer, model)  # a norm may have no tensor of its own
     own: Any = next(itertools.chain(*(x.parameters() for x in layers)), torch.empty(0))
     options: dict[str, Any] = {name: getattr(like, name) for name in OPTIONS}
+    if dims == 1:
+        options["isotropic"] = True  # there is one axis
     options.update(device=own.device, dtype=torch.promote_types(own.dtype, torch.float32))
     place: Place
     owner = layer
-    if isinstance(layer, nn.Conv2d):
+    if type(layer) in CONVERTED:
         conv: Any = layer
         place = Place(conv, conv, conv)
+        conv.__class__ = CONVERTED[type(conv)]
         undo.callback(take_out, place, model)
-        conv.__class__ = AKMConv2d
         conv._add_modulation(conv.out_channels, **options)
-        conv.decimate = decimate
+        if isinstance(conv, Convolution):
+            conv.decimate = decimate
     else:
         norm: Any = layer
-        modulation = Modulation2d(channels_of(norm), **options)
+        modulation = MODULATIONS[dims](channels_of(norm), **options)
         place = Place(norm, modulation, Modulated(slot(norm), modulation))
         for module in (place.holder, modulation):
             module.training = norm.training

@@ -26,14 +26,14 @@ class Field(NamedTuple):
     variance: float
     """Of all blurs up to here, in pixels² of the input; the most along any way."""
     height: int
-    """Rows of the map."""
+    """Rows of the map: of a signal its length, of a volume its depth."""
 
 
 def fields(images: Tensor, blurs: Mapping[Any, Blur]) -> dict[Any, Field]:
     """The field of each map that a node of the graph returned, back to the images.
 
     Args:
-        images: (N, C, H, W), a leaf that requires a gradient.
+        images: (N, C, H, W), or signals or volumes, a leaf that requires a gradient.
         blurs: the node of each blurred map, and its blur.
 
     Nodes that the images do not lead to are left out.
@@ -52,18 +52,21 @@ def fields(images: Tensor, blurs: Mapping[Any, Blur]) -> dict[Any, Field]:
             if getattr(node, "variable", None) is images:
                 known[node] = Field(1.0, 0.0, images.shape[2])
             else:
-                known[node] = _behind(node, [known[parent] for parent in before], blurs.get(node))
+                parents = [known[parent] for parent in before]
+                known[node] = _behind(node, parents, blurs.get(node), images.dim())
     return {node: field for node in blurs if (field := known[node]) is not None}
 
 
-def _behind(node: Any, before: Sequence[Field | None], blur: Blur | None) -> Field | None:
+def _behind(
+    node: Any, before: Sequence[Field | None], blur: Blur | None, rank: int
+) -> Field | None:
     """The field of what a node returned, from those of what it took."""
     maps = [field for field in before if field is not None]
     if not maps:
         return None  # of parameters alone
     jump, variance, height = max(maps, key=lambda field: field.variance)
     shape = node._input_metadata[0].shape  # of the map: what its gradient comes in
-    rows = shape[2] if len(shape) == 4 else height
+    rows = shape[2] if len(shape) == rank else height
     if blur is None:
         jump *= _stride(node, height / rows)
     else:

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from akm_triton.gaussian import gaussian_taps
-from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.layers import Modulation
 from akm_triton.surgery.order import order
-from akm_triton.surgery.places import Place, check_module, check_simple, names, places, take_out
+from akm_triton.surgery.places import (
+    FOLDED,
+    Place,
+    check_module,
+    check_simple,
+    names,
+    places,
+    take_out,
+)
 
 OPEN = 40.0
 """An s whose gate is 1, in every dtype."""
@@ -31,7 +39,8 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
 
     The bound: the taps that are cut have, beside the centre of the two-dimensional kernel, the
     share :math:`1 - (k_0 + 2\sum_{n=1}^{R'} k_n)^2` of its sum, :math:`1 - k_0^2` where nothing is
-    left. The blur of channel c of a layer, with input z and gate g, changes by no more than
+    left; of signals the power is 1, of volumes 3. The blur of channel c of a layer, with input z
+    and gate g, changes by no more than
 
     .. math:: |Δy_{nc}| \le \max(\text{tolerance}, ε) \, g_c \, (\max z_{nc} - \min z_{nc}),
 
@@ -73,9 +82,9 @@ def fold(model: nn.Module, *, tolerance: float = 0.0) -> nn.Module:
     found = places(model)
     placed = {place.modulation for place in found}
     # by hand: nothing is known that the gate could go into
-    found += [Place(None, x, x) for x in named if isinstance(x, Modulation2d) and x not in placed]
+    found += [Place(None, x, x) for x in named if isinstance(x, Modulation) and x not in placed]
     check_simple(found, named)
-    found = [place for place in found if type(place.modulation) in (AKMConv2d, Modulation2d)]
+    found = [place for place in found if type(place.modulation) in FOLDED]
     read = order(model).read
     with torch.inference_mode(False), torch.no_grad():
         folded = [
@@ -122,9 +131,18 @@ def _folded(place: Place, name: str, tolerance: float, read: bool) -> _Folded:
         parameters[layer, "s"] = torch.full_like(s, OPEN)
         for key in "weight", "bias":
             if (x := getattr(affine, key)) is not None:
-                gate = layer.gate.expand(len(x)).reshape(-1, *[1] * (x.dim() - 1))
-                parameters[affine, key] = (x * gate).to(x.dtype)
+                parameters[affine, key] = _gated(x, layer.gate, affine)
     return _Folded(place, parameters, int(needed.max()), gated)
+
+
+def _gated(x: Tensor, gate: Tensor, affine: Any) -> Tensor:
+    """A weight or bias times the gate of each channel that it makes."""
+    behind = [1] * (x.dim() - 2)
+    if x.dim() > 1 and getattr(affine, "transposed", False):  # (in, out / groups, …)
+        gate = gate.expand(affine.out_channels).reshape(affine.groups, 1, -1, *behind)
+        return (x.unflatten(0, (affine.groups, -1)) * gate).flatten(0, 1).to(x.dtype)
+    gate = gate.expand(len(x)).reshape(-1, *[1] * (x.dim() - 1))
+    return (x * gate).to(x.dtype)
 
 
 def _sufficient_radius(layer: Any, tolerance: float) -> Tensor:
@@ -134,5 +152,5 @@ def _sufficient_radius(layer: Any, tolerance: float) -> Tensor:
     )
     outward = taps.double().flip(-1).cumsum(-1).flip(-1)  # of each n: of that tap and all beyond
     beyond = 2 * nn.functional.pad(outward[..., 1:], (0, 1))
-    share = beyond * (2 - beyond)
+    share = 1 - (1 - beyond) ** layer.dims if layer.dims != 2 else beyond * (2 - beyond)
     return (share > max(tolerance, torch.finfo(taps.dtype).eps)).sum(-1)

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from akm_triton.layers import Modulation2d
-from akm_triton.surgery.places import NORMS, Modulated
+from akm_triton.layers import Modulation
+from akm_triton.surgery.places import CONVOLUTIONS, NORMS, Modulated
 
 
 @dataclass
@@ -32,12 +32,15 @@ class Order:
             self.followers.setdefault(layer, []).extend(nexts)
 
 
-FOLLOWED = (nn.Conv2d, *NORMS, Modulated, Modulation2d)
+FOLLOWED: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, *NORMS, Modulated, Modulation)
 
 # A factor of a channel passes through these, to be divided out by a norm behind them.
 PASSING = (
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d,
-    nn.functional.relu, nn.functional.dropout, nn.functional.max_pool2d, nn.functional.avg_pool2d,
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ReLU, nn.LeakyReLU,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.functional.relu, nn.functional.dropout, nn.functional.max_pool1d, nn.functional.max_pool2d,
+    nn.functional.max_pool3d, nn.functional.avg_pool1d, nn.functional.avg_pool2d,
+    nn.functional.avg_pool3d,
     torch.relu, "relu", "contiguous",
 )  # fmt: skip
 JOINING = (torch.cat, torch.concat)
@@ -45,8 +48,9 @@ JOINING = (torch.cat, torch.concat)
 
 # A map of one pixel has more behind these, or may have.
 GROWING = (
-    nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, nn.functional.interpolate, nn.functional.pad,
-    nn.functional.pixel_shuffle, "expand", "expand_as", "repeat", "view", "reshape",
+    nn.Upsample, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.PixelShuffle,
+    nn.functional.interpolate, nn.functional.pad, nn.functional.pixel_shuffle, "expand",
+    "expand_as", "repeat", "view", "reshape",
 )  # fmt: skip
 
 ASKING = (getattr, "size", "dim")
@@ -151,7 +155,7 @@ def _pools(node: fx.Node, called: Any) -> bool:
     if not isinstance(called, nn.Module):
         return False
     inside = [x for x in called.modules() if not isinstance(x, nn.Identity) and not [*x.children()]]
-    return [getattr(x, "output_size", None) in (1, (1, 1)) for x in inside] == [True]
+    return [getattr(x, "output_size", None) in (1, (1, 1), (1, 1, 1)) for x in inside] == [True]
 
 
 def _users(node: fx.Node, modules: dict[str, nn.Module]) -> list[Any]:

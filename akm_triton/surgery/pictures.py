@@ -47,14 +47,15 @@ def frequency_response(model: nn.Module) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     f = np.linspace(0, 0.5, 101)
     for axis, (name, layer) in zip(axes, layers, strict=False):
-        sigma = layer.sigma.detach().double().cpu()
+        sigma = layer.sigma.detach().double().cpu().flatten()  # of each axis, if they differ
         gate = layer.gate.detach().double().cpu() if "s" in layer.learned else torch.ones(1)
         taps = gaussian_taps(
             sigma, layer.max_radius, gaussian=layer.gaussian, truncate=layer.truncate
         )
         n = np.arange(layer.max_radius + 1)[:, None]
         waves = np.where(n > 0, 2, 1) * np.cos(2 * np.pi * n * f)
-        gain = gate.numpy()[:, None] * (taps.numpy() @ waves)
+        gates = gate.repeat_interleave(len(sigma) // len(gate)) if len(gate) > 1 else gate
+        gain = gates.numpy()[:, None] * (taps.numpy() @ waves)
         axis.fill_between(f, gain.min(0), gain.max(0), color="0.8", linewidth=0)
         axis.plot(f, np.median(gain, 0), color="black")
         axis.set_title(name, fontsize=9)

@@ -8,12 +8,48 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from akm_triton.layers import AKMConv2d, Modulation2d
+from akm_triton.layers import (
+    AKMConv1d,
+    AKMConv2d,
+    AKMConv3d,
+    Modulation,
+    Modulation1d,
+    Modulation2d,
+    Modulation3d,
+    WithWeight,
+)
 from akm_triton.sharding import is_sharded
+from akm_triton.transposed import AKMConvTranspose1d, AKMConvTranspose2d, AKMConvTranspose3d
 
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.InstanceNorm2d)
-DIVIDERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+CONVERTED: dict[type[nn.Module], type[WithWeight]] = {
+    nn.Conv1d: AKMConv1d,
+    nn.Conv2d: AKMConv2d,
+    nn.Conv3d: AKMConv3d,
+    nn.ConvTranspose1d: AKMConvTranspose1d,
+    nn.ConvTranspose2d: AKMConvTranspose2d,
+    nn.ConvTranspose3d: AKMConvTranspose3d,
+}
+"""What a convolution becomes."""
+CONVOLUTIONS: tuple[type[Any], ...] = tuple(CONVERTED)
+MODULATIONS: dict[int, type[Modulation]] = {1: Modulation1d, 2: Modulation2d, 3: Modulation3d}
+FOLDED = (*CONVERTED.values(), *MODULATIONS.values())
+
+DIVIDERS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
 """Norms of one channel: a gate before them is divided out."""
+NORMS = (*DIVIDERS, nn.GroupNorm)
+OF_SIGNALS = (nn.BatchNorm1d, nn.InstanceNorm1d)
+"""Or of no pixels at all: only what is before them tells."""
+OF_VOLUMES = (nn.BatchNorm3d, nn.InstanceNorm3d)
+
+
+def dims_of(layer: Any) -> int:
+    """Of a convolution, or of a norm of maps or volumes."""
+    if isinstance(layer, CONVOLUTIONS):
+        return len(layer.kernel_size)
+    return 3 if isinstance(layer, OF_VOLUMES) else 2
 
 
 class Start(NamedTuple):
@@ -36,7 +72,7 @@ class Modulated(nn.Module):
 
     start: Start | None = None
 
-    def __init__(self, layer: nn.Module, modulation: Modulation2d) -> None:
+    def __init__(self, layer: nn.Module, modulation: Modulation) -> None:
         super().__init__()
         self.layer = layer
         self.modulation = modulation
@@ -82,7 +118,7 @@ def places(model: nn.Module) -> list[Place]:
     """The convolutions and norms of ``model`` with modulation, each once."""
     found = []
     for module in model.modules():
-        if isinstance(module, AKMConv2d):
+        if isinstance(module, WithWeight):
             found.append(Place(module, module, module))
         elif isinstance(module, NORMS) and isinstance(slot(module), Modulated):
             found.append(Place(module, slot(module).modulation, slot(module)))
@@ -157,9 +193,9 @@ def take_out(place: Place, model: nn.Module) -> None:
     """Leave a layer without modulation, whether that was placed or only begun."""
     place.forget()
     affine, _, holder = place
-    if isinstance(affine, nn.Conv2d):
-        AKMConv2d._remove_modulation(holder)
-        affine.__class__ = nn.Conv2d
+    if isinstance(affine, CONVOLUTIONS):
+        holder._remove_modulation()
+        affine.__class__ = next(x for x in CONVOLUTIONS if isinstance(affine, x))
     elif slot(affine) is holder:
         affine.drop = holder.layer
     else:

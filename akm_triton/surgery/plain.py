@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from akm_triton.layers import AKMConv2d
+from akm_triton.layers import WithWeight
 from akm_triton.surgery.places import Modulated, Place
 
 
@@ -19,7 +19,7 @@ def accept_plain(owner: nn.Module) -> RemovableHandle:
 
 
 def _from_plain(owner: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if isinstance(owner, AKMConv2d):
+    if isinstance(owner, WithWeight):
         place, affine, modulation = Place(owner, owner, owner), prefix, prefix
     elif isinstance(owner, Modulated):
         place = Place(owner.layer, owner.modulation, owner)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from akm_triton.layers import Modulation2d
+from akm_triton.layers import Modulation
 from akm_triton.surgery.match import Selector, selects
 from akm_triton.surgery.order import BATCH_NORMS, JOINING, order
 from akm_triton.surgery.places import (
+    CONVERTED,
+    CONVOLUTIONS,
     DIVIDERS,
     NORMS,
+    OF_SIGNALS,
     Modulated,
     channels_of,
     check_whole,
+    dims_of,
     names,
     places,
     slot,
@@ -32,6 +37,8 @@ FORWARDS = {norm.forward for norm in NORMS}
 class Plan:
     layers: list[nn.Module] = field(default_factory=list)
     """The convolutions and norms that get modulation."""
+    dims: dict[nn.Module, int] = field(default_factory=dict)
+    """Of each of these, how many axes are blurred."""
     placed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     futile: list[str] = field(default_factory=list)
@@ -55,7 +62,11 @@ def make_plan(
     named = names(model)
     check_whole(named)
     kind = "norm" if where == "norm" else "convolution"
-    layers = [x for x in named if isinstance(x, NORMS if where == "norm" else nn.Conv2d)]
+    layers: list[Any]
+    if where == "norm":
+        layers = [x for x in named if isinstance(x, NORMS) and not isinstance(x, OF_SIGNALS)]
+    else:
+        layers = [x for x in named if isinstance(x, CONVOLUTIONS)]
     if not layers:
         raise ValueError(f"the model has no {kind} of maps")
     for item in match or []:
@@ -77,7 +88,7 @@ def make_plan(
         targets = norms if after else [layer]
         last = [x for target in targets for x in seen.followers.get(target, ())]
 
-        channels = layer.in_channels if isinstance(layer, nn.Conv2d) else channels_of(layer)
+        channels = layer.in_channels if isinstance(layer, CONVOLUTIONS) else channels_of(layer)
         if any(selects(item, named[layer], layer) for item in exclude):
             reason: str | None = "excluded"
         elif shapeless := [x for x in (layer, *nexts) if x in named and _is_lazy(x)]:
@@ -86,7 +97,7 @@ def make_plan(
             reason = f"{channels} channels, fewer than min_channels={min_channels}"
         elif layer in seen.pooled:
             reason = "its maps have one pixel, where a blur does nothing"
-        elif modulated & {layer, *norms} or any(isinstance(x, Modulation2d) for x in last):
+        elif modulated & {layer, *norms} or any(isinstance(x, Modulation) for x in last):
             reason = DONE
         else:
             reason = next(filter(None, (_why_not(target, model) for target in targets)), None)
@@ -99,8 +110,9 @@ def make_plan(
                 refused[name] = f"{reason} of {named[target][0]}"
             if target not in plan.layers:
                 plan.layers.append(target)
+                plan.dims[target] = dims_of(layer)
         plan.placed[name] = " and ".join(named[target][0] for target in targets)
-        if after and layer.stride != (1, 1):
+        if after and max(layer.stride) > 1 and not layer.transposed:
             plan.strided.append(name)
         dividers = [x for x in nexts if x in norms or x in BATCH_NORMS]
         if dividers and not after and all(x in dividers or x in JOINING for x in nexts):
@@ -123,7 +135,7 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str | None:
     """Why it cannot be given modulation."""
     if parametrize.is_parametrized(layer):
         return "parametrized"
-    if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:
+    if isinstance(layer, CONVOLUTIONS) and type(layer) not in CONVERTED:
         return f"a class of its own, {type(layer).__name__}"
     if isinstance(layer, NORMS) and slot(layer) is layer:
         if layer is model:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from akm_triton.layers import Blurred
+from akm_triton.blurred import Blurred
 from akm_triton.surgery.summary import layers_of
 
 

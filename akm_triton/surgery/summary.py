@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from akm_triton.layers import AKMConv2d, Blurred
+from akm_triton.blurred import Blurred
+from akm_triton.layers import WithWeight
 from akm_triton.sharding import computes_on_shards, whole
 from akm_triton.surgery.field import Blur, fields
 from akm_triton.surgery.places import check_module
@@ -103,7 +105,7 @@ def _learned(name: str, layer: Any) -> LayerSummary:
     gate = whole(layer.gate.detach()).double().cpu() if "s" in layer.learned else None
     return LayerSummary(
         name=name,
-        channels=layer.out_channels if isinstance(layer, AKMConv2d) else layer.channels,
+        channels=layer.out_channels if isinstance(layer, WithWeight) else layer.channels,
         sigma=(float(sigma.min()), float(sigma.quantile(0.5)), float(sigma.max())),
         narrow=float((sigma < NARROW).double().mean()),
         wide=float((sigma > layer.max_radius / 3).double().mean()),
@@ -179,7 +181,7 @@ def observe(model: nn.Module, images: Tensor) -> tuple[Tensor, Run]:
     """Call the model in eval mode; returns the images that its graph leads back to, and what the
     AKM layers did."""
     run = Run({layer: _learned(name, layer) for name, layer in layers_of(model)})
-    _check(images)
+    _check(images, {layer.dims + 2 for layer in run.learned} or {4})
     images = images.detach().requires_grad_()
     # a call of DDP would wait for its backward
     called = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -196,18 +198,22 @@ def observe(model: nn.Module, images: Tensor) -> tuple[Tensor, Run]:
     return images, run
 
 
-def _check(images: Tensor) -> None:
+SHAPES = {3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
+
+
+def _check(images: Tensor, ranks: set[int]) -> None:
     if not (isinstance(images, Tensor) and images.is_floating_point()):
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating point Tensor, got {got}")
-    if images.dim() != 4 or 0 in images.shape:
-        raise ValueError(f"images must be (N, C, H, W), none of them 0, got {tuple(images.shape)}")
+    if images.dim() not in ranks or 0 in images.shape:
+        wanted = " or ".join(SHAPES[rank] for rank in sorted(ranks))
+        raise ValueError(f"images must be {wanted}, none of them 0, got {tuple(images.shape)}")
 
 
 class Run:
     """What a call of the model shows of its AKM layers."""
 
-    def __init__(self, learned: dict[nn.Module, LayerSummary]) -> None:
+    def __init__(self, learned: dict[Any, LayerSummary]) -> None:
         self.learned = learned
         self.warnings: list[str] = []
         self.maps: list[tuple[Tensor, Any, Any]] = []
@@ -268,13 +274,23 @@ class Run:
 
 
 def _blur(layer: Any) -> Blur:
-    return Blur(float(whole(layer.sigma.detach()).square().mean()), layer.decimation[0])
+    sigma = whole(layer.sigma.detach())
+    down = sigma if layer.isotropic else sigma[..., 0]
+    return Blur(float(down.square().mean()), layer.decimation[0])
 
 
 def _flops(layer: Any, x: Tensor, y: Tensor) -> int:
-    height, width = layer.blurred_size(x)
-    planes, rows, columns = y.shape[:-2].numel(), y.shape[-2], y.shape[-1]
-    products = (2 * layer.max_radius + 1) * planes * rows * (width + columns)
-    if isinstance(layer, AKMConv2d):
-        products += layer.weight[0].numel() * planes * height * width
+    size, kept = layer.blurred_size(x), y.shape[-layer.dims :]
+    planes = y.shape[: -layer.dims].numel()
+    if layer.dims == 1:
+        pixels = size[0]
+    else:  # rows, then columns; then depth, of what these left
+        pixels = kept[-2] * (size[-1] + kept[-1])
+        if layer.dims == 3:
+            pixels = size[0] * (pixels + kept[-2] * kept[-1])
+    products = (2 * layer.max_radius + 1) * planes * pixels
+    if isinstance(layer, WithWeight):
+        # each pixel that is made, or of a transposed convolution each that is taken
+        made = x.numel() if getattr(layer, "transposed", False) else planes * math.prod(size)
+        products += layer.weight[0].numel() * made
     return 2 * products

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akm_triton.layers import modulation_names
+from akm_triton.blurred import modulation_names
 from akm_triton.sharding import computes_on_shards, whole
 from akm_triton.surgery.places import check_module
 from akm_triton.surgery.summary import layers_of
@@ -84,7 +84,7 @@ def sigma_penalty(model: nn.Module) -> Tensor:
         >>> round(sigma_penalty(model).item(), 3)
         0.3
     """
-    sigmas = [layer.sigma for _, layer in layers_of(model, required=True)]
+    sigmas = [layer.sigma.flatten() for _, layer in layers_of(model, required=True)]
     if not computes_on_shards(model):
         sigmas = [whole(sigma) for sigma in sigmas]
     return torch.cat(sigmas).mean()

@@ -29,7 +29,7 @@ def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch)
 def test_opcheck(name: str) -> None:
     args = [x.detach().requires_grad_() for x in op(name, "triton", torch.float32)[2]]
     overload = getattr(torch.ops.akm_triton, name + "_r1").default
-    torch.library.opcheck(overload, (*args, "symmetric", *OF_OPCHECK[name], "triton"))
+    torch.library.opcheck(overload, (*args, *OF_OPCHECK[name], "triton"))
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -30,7 +30,7 @@ PLACED = {
         "layer2.1.conv2": "layer2.1.bn2",
         "layer2.1.downsample.0": "layer2.1.downsample.1",
     },
-    "unet": {"middle.0": "middle.0", "out.0": "out.0", "out.3": "out.3"},
+    "unet": {"middle.0": "middle.0", "up": "up", "out.0": "out.0", "out.3": "out.3"},
     "mobilenet": {"expand": "bn1", "depthwise": "bn2", "project": "bn3"},
     "convnext": {"depthwise": "depthwise"},
 }
@@ -79,7 +79,7 @@ def test_auto_puts_it_after_a_batch_norm_else_into_the_convolution(name: str) ->
     assert report.placed == PLACED[name]
     for layer in PLACED[name].values():
         module = model.get_submodule(layer)
-        inside = [x for x in module.modules() if isinstance(x, (akm.AKMConv2d, akm.Modulation2d))]
+        inside = [x for x in module.modules() if isinstance(x, akm.blurred.Gated)]
         assert len(inside) == 1
     stem = {"unet": "down.0", "resnet": "stem.0"}.get(name, "stem")
     assert report.skipped[stem] == "3 channels, fewer than min_channels=16"
@@ -792,7 +792,7 @@ def test_every_option_is_gone_with_the_modulation() -> None:
     akm.convert(model)
     assert vars(made).keys() - {"start"} == vars(model[0]).keys() - {"start"}
     assert vars(made).keys() - vars(nn.Conv2d(16, 16, 3)).keys() == {
-        *akm.layers.OPTIONS,
+        *akm.blurred.OPTIONS,
         "decimate",
     }
 

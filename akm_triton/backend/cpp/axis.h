@@ -96,12 +96,29 @@ template <class T> void enter(const Axis<T>& axis, Rows<T> x, Index rows) {
     for (Index i = 0; i < rows; ++i) x[i][0] *= 2, x[i][axis.size - 1] *= 2;
 }
 
+// y[i] = pixels first … stop of T x[i] along rows. Those of x begin with the first too, and have what the
+// taps reach beyond.
+template <class T>
+void sum_across(const Axis<T>& axis, Rows<T> x, Index rows, Index first, Index stop, Rows<T> y) {
+  const Index w = axis.size, r = axis.radius, n = stop - first;
+  if (axis.dense)
+    return sum_rows<T, ROWS>(y, rows, w, {x.at, x.stride, 1}, w, Strided<T>{axis.matrix, 0, w});
+  sum_rows<T, 1>(y, rows, n, {axis.taps, 0, 1}, 2 * r + 1, Strided<T>{x.at - r, x.stride, 1});
+  if (axis.halves || axis.tails)
+    axis.each_end(first, stop, [&](Index end, Index inwards) {
+      for (Index i = 0; i < rows; ++i) {
+        Vec<T>*p = x[i] + end - first, *q = y[i] + end - first;
+        if (axis.halves) *q *= T(0.5);
+        if (axis.tails)
+          for (Index m = 0; m < r; ++m) *q += axis.tail[m] * p[inwards * m];
+      }
+    });
+}
+
 // y[i] = T x[i] along rows; x gets its borders.
 template <class T> void across(const Axis<T>& axis, Rows<T> x, Index rows, Rows<T> y) {
   const Index w = axis.size, r = axis.radius;
-  if (axis.dense)
-    return sum_rows<T, ROWS>(y, rows, w, {x.at, x.stride, 1}, w, Strided<T>{axis.matrix, 0, w});
-  for (Index i = 0; i < rows; ++i) {
+  for (Index i = 0; i < rows && !axis.dense; ++i) {
     Vec<T>* p = x[i];
     for (Index n = 0; n < r; ++n) {
       const Index before = axis.folded[n], after = axis.folded[r + w + n];
@@ -109,13 +126,7 @@ template <class T> void across(const Axis<T>& axis, Rows<T> x, Index rows, Rows<
       p[w + n] = after < 0 ? Vec<T>{} : p[after];
     }
   }
-  sum_rows<T, 1>(y, rows, w, {axis.taps, 0, 1}, 2 * r + 1, Strided<T>{x.at - r, x.stride, 1});
-  for (Index i = 0; i < rows; ++i) {
-    Vec<T>*p = x[i], *q = y[i];
-    if (axis.halves) q[0] *= T(0.5), q[w - 1] *= T(0.5);
-    if (axis.tails)
-      for (Index n = 0; n < r; ++n) q[0] += axis.tail[n] * p[n], q[w - 1] += axis.tail[n] * p[w - 1 - n];
-  }
+  sum_across(axis, x, rows, 0, w, y);
 }
 
 // Rows of a map on their way down an axis: the last ones that T still needs.

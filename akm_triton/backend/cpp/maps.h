@@ -16,6 +16,7 @@ struct Job {
   Border down, across;
   Index adjoint;
   Index bands;                            // parts of the rows, which different threads may compute
+  Index row_step, pixel_step;             // with ``last``: how far rows, and pixels of a row, lie apart
 };
 
 // Planes that are computed together: one vector of them, or several of channels that lie side by side.
@@ -25,14 +26,16 @@ template <class T> struct Tile {
   Index plane[MOST];   // n·C + c. Lanes that are left over repeat the first plane
   Index offset[MOST];  // where it begins
   Index taps[MOST];    // where its taps begin
-  Index width, step, size;
+  Index width, row_step, pixel_step, size;
+  bool last;
 
   static Index count(const Job& job, int wide) {
     return job.last ? job.samples * ceil_div<Index>(job.channels, L * wide)
                     : ceil_div<Index>(job.samples * job.channels, L);
   }
   // All samples of some channels come one after another, so that their taps are prepared once.
-  Tile(const Job& job, int wide, Index i) : width(job.width), step(job.last ? job.channels : 0) {
+  Tile(const Job& job, int wide, Index i)
+      : width(job.width), row_step(job.row_step), pixel_step(job.pixel_step), last(job.last) {
     const Index area = job.height * job.width;
     const bool split = job.last || job.channels % L == 0;
     Index n = split ? i % job.samples : i * L / job.channels;
@@ -56,30 +59,47 @@ template <class T> struct Tile {
 
   // x[vector] = rows first … stop of the planes; ``room`` takes as many pixels
   void load(const T* z, Index first, Index stop, const Rows<T>* x, Vec<T>* room) const {
-    if (!step) {
+    if (!last) {
       const bool packed = x->stride == width;
       gather(z + first * width, offset, (stop - first) * width, packed ? x->at : room);
       if (!packed)
         for (Index i = 0; i < stop - first; ++i) std::copy(room + i * width, room + (i + 1) * width, (*x)[i]);
       return;
     }
-    for (Index row = first; row < stop; ++row) {
-      const T* p = z + offset[0] + row * width * step;
-      for (Index w = 0; w < width; ++w, p += step)
+    load(z, first, stop - first, 0, width, x);
+  }
+  // x[vector] = pixels from … to of some rows
+  void load(const T* z, Index first, Index rows, Index from, Index to, const Rows<T>* x) const {
+    if (!last) {
+      for (Index i = 0; i < rows; ++i) gather(z + (first + i) * width + from, offset, to - from, (*x)[i]);
+      return;
+    }
+    for (Index i = 0; i < rows; ++i) {
+      const T* p = z + offset[0] + (first + i) * row_step + from * pixel_step;
+      for (Index w = 0; w < to - from; ++w, p += pixel_step)
         for (int k = 0; k < vectors; ++k) {
-          Vec<T>* to = &x[k][row - first][w];
+          Vec<T>* to = &x[k][i][w];
           if (p + (k + 1) * L <= z + size) std::memcpy(to, p + k * L, BYTES);
           else *to = Vec<T>{}, std::memcpy(to, p + k * L, lanes(k) * sizeof(T));
         }
     }
   }
   void store(T* y, Index first, Index stop, const Rows<T>* x) const {  // x without gaps
-    if (!step) return scatter(y + first * width, offset, planes, (stop - first) * width, x->at);
-    T* p = y + offset[0] + first * width * step;
+    if (!last) return scatter(y + first * width, offset, planes, (stop - first) * width, x->at);
+    store(y, first, stop - first, 0, width, x);
+  }
+  void store(T* y, Index first, Index rows, Index from, Index to, const Rows<T>* x) const {
     const int whole = planes / L;
-    for (Index i = 0; i < (stop - first) * width; ++i, p += step) {
-      for (int k = 0; k < whole; ++k) std::memcpy(p + k * L, &x[k].at[i], BYTES);
-      if (whole < vectors) put(p + whole * L, x[whole].at[i], planes % L);
+    for (Index i = 0; i < rows; ++i) {
+      if (!last) {
+        scatter(y + (first + i) * width + from, offset, planes, to - from, (*x)[i]);
+        continue;
+      }
+      T* p = y + offset[0] + (first + i) * row_step + from * pixel_step;
+      for (Index w = 0; w < to - from; ++w, p += pixel_step) {
+        for (int k = 0; k < whole; ++k) std::memcpy(p + k * L, &x[k][i][w], BYTES);
+        if (whole < vectors) put(p + whole * L, x[whole][i][w], planes % L);
+      }
     }
   }
   static void put(T* to, const Vec<T>& x, int lanes) {

@@ -9,8 +9,8 @@
 // rows until T(a) has summed it. An axis is a convolution with 2R+1 taps, or a product with the
 // matrix T where the axis is shorter than that.
 
-#include "axis.h"
-#include "plan.h"
+#include "products.h"
+#include "rows.h"
 #include "taps.h"
 
 namespace {
@@ -73,37 +73,6 @@ void blur(
       tile.store(y, row, stop, sums);
     });
   }
-}
-
-// Sums of products of two pixels each, by where these lie to each other, on their way to ∂F/∂taps.
-template <class T> struct Products {
-  Axis<T> axis;
-  Index count;
-  Vec<T>* sums;  // of a convolution by distance, −radius to radius; else by output and input
-
-  Products(const Axis<T>& axis, Scratch& scratch)
-      : axis(axis), count(axis.dense ? axis.size * axis.size : 2 * axis.radius + 1),
-        sums(scratch.take<Vec<T>>(count)) {}
-  void clear() { std::fill(sums, sums + count, Vec<T>{}); }
-  void by_taps(Vec<T>* grads) const {
-    const Index r = axis.radius;
-    std::fill(grads, grads + r + 1, Vec<T>{});
-    if (axis.dense)
-      axis.each_entry([&](Index i, Index j, Index n) { grads[n] += sums[i * axis.size + j]; });
-    else
-      for (Index n = -r; n <= r; ++n) grads[std::abs(n)] += sums[r + n];
-  }
-};
-
-// Of rows v of T(a)ᵀ g and rows x of z, the latter with their borders.
-template <class T> void multiply_across(Products<T>& products, Rows<T> v, Rows<T> x, Index rows) {
-  const Index w = products.axis.size, r = products.axis.radius;
-  if (products.axis.dense)
-    return sum_rows<T, ROWS, true>(
-        Rows<T>{products.sums, w}, w, w, {v.at, 1, v.stride}, rows, Strided<T>{x.at, 0, x.stride});
-  for (Index i = 0; i < rows; ++i)
-    sum_rows<T, 1, true>(
-        Rows<T>{products.sums, 0}, 1, 2 * r + 1, {v[i], 0, 1}, w, Strided<T>{x[i] - r, 0, 1});
 }
 
 // Of rows of g in the ring and rows first … stop of u = z T(b)ᵀ. As a convolution: of g with the borders of
@@ -196,7 +165,7 @@ void gradients(
         Vector& vector = vectors[k];
         down(vector.of_a.axis, vector.ring, row, stop, v);
         across(vector.of_b.axis, x[k], rows, u);
-        multiply_across(vector.of_b, v, x[k], rows);
+        multiply_across(vector.of_b, v, x[k], rows, w);
         multiply_down(vector.of_a, vector.ring, u, row, stop);
         if (!dz) continue;
         enter(vector.back, v, rows);
@@ -249,6 +218,26 @@ int akm_gradients(
   const Plan<T> plan(*job, threads);
   return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
     gradients<T>(plan, g, z, dz, t, t + half, grads, from, to, scratch);
+  });
+}
+
+// As ``blur_rows``.
+int akm_blur_rows(const Job* job, const NUMBER* z, NUMBER* y, const NUMBER* a, int threads) {
+  using T = NUMBER;
+  const Plan<T> plan(*job, threads);
+  return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
+    blur_rows<T>(plan, z, y, a, from, to, scratch);
+  });
+}
+
+// As ``gradients_of_rows``; dz and a may be null.
+int akm_gradients_of_rows(
+    const Job* job, const NUMBER* g, const NUMBER* z, NUMBER* dz, const NUMBER* a, NUMBER* grads,
+    int together, int threads) {
+  using T = NUMBER;
+  const Plan<T> plan(*job, threads);
+  return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
+    gradients_of_rows<T>(plan, g, z, dz, a, grads, together, from, to, scratch);
   });
 }
 
