@@ -197,7 +197,10 @@ def down_grad_kernel(
     g_ptr += n * G_STRIDES[0] * g_stride_n + c.to(tl.int64) * G_STRIDES[1]
     z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
     dz_ptr += n * DZ_STRIDES[0] * dz_stride_n + c.to(tl.int64) * DZ_STRIDES[1]
-    a = load_taps(taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C), R)
+    if NEED_DZ:
+        a = load_taps(taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C), R)
+    else:
+        a = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
     if TO or FROM:
         other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
         scale, whole = scale_of(a, other, TO, FROM, R)
@@ -284,7 +287,10 @@ def across_grad_kernel(
     g_ptr += n * G_STRIDES[0] * g_stride_n + c.to(tl.int64) * G_STRIDES[1]
     z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
     dz_ptr += n * DZ_STRIDES[0] * dz_stride_n + c.to(tl.int64) * DZ_STRIDES[1]
-    b = load_taps(taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C), R)
+    if NEED_DZ:
+        b = load_taps(taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C), R)
+    else:
+        b = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
     if TO or FROM:
         other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
         scale, whole = scale_of(b, other, TO, FROM, R)

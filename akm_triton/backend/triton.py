@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from akm_triton.backend import axis, kernels, sliding, tap_kernels
+from akm_triton.backend import torch as torch_backend
 from akm_triton.backend.launcher import (
     INTERPRET,
     Launcher,
@@ -24,18 +25,21 @@ from akm_triton.backend.launcher import (
     takes,
 )
 from akm_triton.backend.layout import Stride, empty_like
+from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
 from akm_triton.launch.axis import AXES, SCRATCH, Axis, Step, steps
 from akm_triton.launch.device import describe
 from akm_triton.launch.plan import Grid, Plan, grids
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.rule import one_axis
 from akm_triton.launch.sliding import Sliding
 from akm_triton.tracing import in_graph, value_at_trace
 
 __all__ = [
-    "INTERPRET", "blur", "blur_backward", "blur_pair", "gated_taps", "gated_taps_grad",
-    "gated_taps_grad_grad", "launching", "modulate", "takes", "tap_grads",
+    "INTERPRET", "axis_backward", "axis_grads", "blur", "blur_axis", "blur_backward", "blur_pair",
+    "gated_taps", "gated_taps_grad", "gated_taps_grad_grad", "launching", "modulate", "takes",
+    "tap_grads",
 ]  # fmt: skip
 
 MOST_PREPARED = 4096
@@ -196,17 +200,20 @@ def _scratch(z: Tensor) -> Tensor:
     return empty_like(torch.empty_strided(z.shape, z.stride(), dtype=z.dtype, device="meta"))
 
 
-def _axis_launch(maps: tuple[Tensor, ...], t: Tensor, step: Step, grid: Grid) -> Launcher:
-    """Of the maps (g, dz) and t, or of (g, z, dz), t and partial gradients."""
+def _axis_launch(
+    maps: tuple[Tensor, ...], t: Tensor, step: Step, grid: Grid, tables: tuple[int, int] = (0, 1)
+) -> Launcher:
+    """Of the maps (g, dz) and t, or of (g, z, dz), t and partial gradients. Of t, rows and columns
+    have these tables."""
     cfg, problem = grid.launch.config, grid.problem
     assert isinstance(cfg, Axis)
-    turned, gradient, own = cfg.turns(problem), bool(step.z), AXES.index(cfg.axis)
+    turned, gradient = cfg.turns(problem), bool(step.z)
     arguments: list[Any] = []
     for i, x in enumerate(maps):
         n, (unit, c, h, w) = _strides(x)
         arguments += Pointer(i), n, (unit, c, w, h) if turned else (unit, c, h, w)
-    for taps in (own, 1 - own):
-        arguments += Pointer(len(maps), taps), *_tap_strides(t)
+    for table in tables if cfg.axis == "rows" else tables[::-1]:
+        arguments += Pointer(len(maps), table), *_tap_strides(t)
     if gradient:
         arguments.append(Pointer(len(maps) + 1, 0))
     kernel = {
@@ -357,6 +364,78 @@ def _grad_launch(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, count: int, grid: 
         return Launcher(sliding.sliding_grad_kernel, grid.programs, arguments, grid.constants)
     shares = grid.share, grid.extra
     return Launcher(kernels.grad_kernel, grid.programs, (*arguments, *shares), grid.constants)
+
+
+# One axis alone. Taps are (1|C, R+1) or (N, C, R+1), ``dim`` is 2, down the rows, or 3, along them.
+
+
+def blur_axis(z: Tensor, a: Tensor, dim: int, border: str, adjoint: bool) -> Tensor:
+    """T(a) along an axis, or its adjoint: one launch, nothing allocated but the result. Where the
+    border makes the adjoint another operator, plain torch."""
+    if adjoint and border not in SELF_ADJOINT:
+        return torch_backend.blur_axis(z, a, dim, border, adjoint)
+    x = _float32_for_interpreter(z)
+    y = empty_like(x)
+    if z.numel() > 0:
+        _one_axis("blur", (x, y), a.contiguous()[None], dim, border)(x, y, a.contiguous()[None])
+    return _back(y, z)
+
+
+def axis_grads(g: Tensor, z: Tensor, radius: int, dim: int, border: str, by_sample: bool) -> Tensor:
+    """∂F/∂a of F = <g, T(a) z>, (C, R+1) or (N, C, R+1): a launch, and the sum of its parts."""
+    shape = (1, z.shape[0], z.shape[1], radius + 1) if by_sample else (1, 1, radius + 1)
+    none = torch.empty(1, dtype=torch.float32, device=z.device).expand(shape)  # taps are not read
+    # of all borders: what a tap is multiplied by is found around z
+    gx, zx = _float32_for_interpreter(g), _float32_for_interpreter(z)
+    return _axis_grads(zx, gx, zx, none, dim, border, False)
+
+
+def axis_backward(g: Tensor, z: Tensor, a: Tensor, dim: int, border: str) -> tuple[Tensor, Tensor]:
+    """(∂F/∂z, ∂F/∂a), by one launch where T is symmetric."""
+    if border not in SELF_ADJOINT:
+        grads = axis_grads(g, z, a.shape[-1] - 1, dim, border, a.dim() == 3)
+        return blur_axis(g, a, dim, border, True), grads.sum_to_size(a.shape)
+    gx, zx = _float32_for_interpreter(g), _float32_for_interpreter(z)
+    dz = empty_like(zx)
+    grads = _axis_grads(gx, zx, dz, a.contiguous()[None], dim, border, True)
+    return _back(dz, z), grads.sum_to_size(a.shape)
+
+
+def _axis_grads(
+    g: Tensor, z: Tensor, dz: Tensor, t: Tensor, dim: int, border: str, need_dz: bool
+) -> Tensor:
+    n, c, radius = z.shape[0], z.shape[1], t.shape[-1] - 1
+    by_sample = t.dim() == 4
+    if z.numel() == 0:
+        return torch.zeros((n, c, radius + 1) if by_sample else (c, radius + 1), device=z.device)
+    launch = _one_axis("blur_backward" if need_dz else "tap_grads", (g, z, dz), t, dim, border)
+    partial = torch.empty(launch.parts, dtype=torch.float32, device=z.device)
+    launch(g, z, dz, t, partial[None])
+    return partial.view(n, -1, c, radius + 1).sum(1) if by_sample else partial.sum((0, 1))
+
+
+class _OneAxis(NamedTuple):
+    launch: Launcher
+    parts: tuple[int, ...]
+    """The shape of partial gradients."""
+
+    def __call__(self, *tensors: Tensor) -> None:
+        self.launch(*tensors)
+
+
+def _one_axis(op: str, maps: tuple[Tensor, ...], t: Tensor, dim: int, border: str) -> _OneAxis:
+    """The launch of an op of one axis: its tiles are those of the rule, which nothing tunes."""
+    z = maps[0]
+    key = "axis", op, dim, border, z.dtype, *[(x.shape, x.stride()) for x in (*maps, t)]
+    made: _OneAxis | None = _prepared(z, *key)
+    if made is None:
+        problem, device = _problem(op, z, t, border), interception.device or describe(z.device)
+        outputs = {"blur": ("dz",), "blur_backward": ("dz", "da"), "tap_grads": ("da",)}[op]
+        step = Step(AXES[dim - 2], outputs, "g", "z" if "da" in outputs else "", "dz")
+        (grid,) = grids((one_axis(step, problem, device),), problem, device)
+        parts = grid.splits, grid.strips, problem.c, problem.radius + 1
+        made = _prepare(_OneAxis(_axis_launch(maps, t, step, grid, (0, 0)), parts), z, *key)
+    return made
 
 
 # The gated taps. r and s of one shape, float32; without ``gated`` s is not read.

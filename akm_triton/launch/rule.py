@@ -26,10 +26,7 @@ def rule(problem: Problem, device: Device) -> Plan:
         config = _sliding(problem, device)
         return tuple(Launch(config, **dict.fromkeys(outputs, True)) for outputs in slides)
     if _parts_axes(problem):
-        return tuple(
-            Launch(_axis(step, problem, device), **dict.fromkeys(step.outputs, True))
-            for step in axis.steps(problem)
-        )
+        return tuple(one_axis(step, problem, device) for step in axis.steps(problem))
     kind = problem.is_16bit, problem.channels_last
     if problem.outputs == ("dz",):
         return (Launch(_BLUR[kind](problem, device), dz=True),)
@@ -91,6 +88,11 @@ def _parts_axes(problem: Problem) -> bool:
     return problem.radius > long
 
 
+def one_axis(step: axis.Step, problem: Problem, device: Device) -> Launch:
+    """The launch of one axis, of any maps and radius."""
+    return Launch(_axis(step, problem, device), **dict.fromkeys(step.outputs, True))
+
+
 def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
     """128 lanes, of which those side by side read what is side by side, and so many segments of
     rows that all multiprocessors have programs."""
@@ -105,8 +107,9 @@ def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
         planes = min(128 // groups, c)
         whole = replace(whole, columns=columns, together=together, groups=groups, planes=planes)
     elif not problem.channels_last:
-        groups = min(128, _power_of_two(w))
-        whole = replace(whole, planes=min(128 // groups, c), groups=groups)
+        lanes = 256 if problem.is_16bit and not gradient else 128  # of 16 bits a thread has two
+        groups = min(lanes, _power_of_two(w))
+        whole = replace(whole, planes=min(lanes // groups, c), groups=groups)
     elif problem.is_16bit and gradient:
         # a warp by itself, because the sums of several would meet at the end of every strip
         whole = replace(whole, planes=min(32, c), num_warps=1)
@@ -125,7 +128,8 @@ def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
     if down and gradient and problem.channels_last and w > 4 and rows <= 112:
         # fewer partial sums, which are many where the window is as long as a column
         whole = replace(whole, repeats=4 if rows <= 56 else 2)
-    whole = replace(whole, rows=rows)
+    together = min(whole.together, _power_of_two(rows))
+    whole = replace(whole, rows=rows, together=together)
     segments = -(-8 * device.multiprocessors // whole.programs(problem))
     least = min(rows, 4 * problem.radius if down else 16)
     return replace(whole, rows=max(-(-rows // segments), least))

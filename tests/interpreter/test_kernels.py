@@ -178,6 +178,45 @@ def test_launches_of_single_axes(
             assert error(mine, want, size) < bound
 
 
+@pytest.mark.sampled(("shape", "border"), ("kind", "per"), ("shape", "dim"))
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("per", ["channel", "layer", "sample"])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 1, 70, 5), (2, 3, 36, 1, 7), (1, 2, 5, 12, 31), (2, 3, 17, 20, 4)], ids=str
+)
+@pytest.mark.parametrize("kind", [*KINDS, (torch.float16, "channels_last")], ids=str)
+def test_one_axis_alone(
+    kind: tuple[torch.dtype, str], shape: tuple[int, ...], border: str, per: str, dim: int
+) -> None:
+    """Against both axes, of which one has taps that change nothing."""
+    (dtype, layout), (n, c, h, w, radius) = kind, shape
+    z = random(n, c, h, w, seed=1, dtype=dtype, layout=layout)
+    g = random(n, c, h, w, seed=2, dtype=dtype, layout=layout)
+    a = gaussians({"channel": (c,), "layer": (1,), "sample": (n, c)}[per], radius, seed=3)
+    none = np.zeros(a.shape)
+    none[..., 0] = 1
+    taps = (exact(a), none) if dim == 2 else (none, exact(a))
+    zz, gz, bound = exact(z), exact(g), tolerance(dtype, radius)
+
+    for adjoint, x in ((False, z), (True, g)):
+        y = triton_backend.blur_axis(x, a, dim, border, adjoint)
+        assert y.dtype == dtype and y.stride() == x.stride()
+        wanted, size = (
+            oracle.blur(one, *taps, border, adjoint=adjoint) for one in (exact(x), abs(exact(x)))
+        )
+        assert error(y, wanted, size) < bound
+
+    dz, da = triton_backend.axis_backward(g, z, a, dim, border)
+    assert error(dz, wanted, size) < bound and dz.stride() == z.stride() and dz.dtype == dtype
+    alone = triton_backend.axis_grads(g, z, radius, dim, border, per == "sample")
+    wanted, size = (
+        oracle.tap_grads(*maps, *taps, border)[dim - 2] for maps in ((gz, zz), (abs(gz), abs(zz)))
+    )
+    assert error(da, wanted, size) < bound
+    assert error(alone.sum_to_size(a.shape), wanted, size) < bound
+
+
 @pytest.mark.sampled(("size", "border"))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("border", BORDERS)
