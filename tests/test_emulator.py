@@ -16,7 +16,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from akm_triton import ops
+from akm_triton import axis_ops, ops
 from akm_triton.backend import triton as triton_backend
 from akm_triton.launch import plan as plans
 from akm_triton.launch.device import H200, Device
@@ -213,6 +213,32 @@ def test_a_stride(
         y = ops.blur_strided(z, torch.stack([a, b]), "reflect", stride, "triton")
     wanted = blurred(z, a, b, "reflect")[..., :: stride[0], :: stride[1]]
     assert error(y, wanted) < TOLERANCE[dtype]
+
+
+@pytest.mark.sampled(("kind", "shape"), ("dim", "border"))
+@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 1, 300, 15), (1, 5, 9, 14, 12), (1, 2, 40, 33, 5)], ids=str
+)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{str(kind[0])[6:]}-{kind[1]}")
+def test_one_axis_alone(
+    kind: tuple[torch.dtype, str], shape: tuple[int, ...], border: str, dim: int, target: int
+) -> None:
+    (dtype, layout), (*maps, radius) = kind, shape
+    z, g = (common.random(*maps, seed=seed, dtype=dtype, layout=layout) for seed in (1, 2))
+    a = gaussians((maps[1],), radius, 3)
+    none = torch.zeros_like(a)
+    none[:, 0] = 1
+    taps = (a, none) if dim == 2 else (none, a)
+    with emulator(target):
+        y = axis_ops.blur_axis(z, a, dim, border, False, "triton")
+        dz, da = axis_ops.axis_backward(g, z, a, dim, border, "triton")
+    assert error(y, blurred(z, *taps, border)) < TOLERANCE[dtype]
+    assert error(dz, blurred(g, *taps, border, adjoint=True)) < 2 * TOLERANCE[dtype]
+    wanted = oracle.tap_grads(exact(g), exact(z), *map(exact, taps), border)[dim - 2]
+    assert error(da, wanted) < 2 * TOLERANCE[dtype]
 
 
 @pytest.mark.sampled
