@@ -119,8 +119,9 @@ def modulate(
     .. math:: y_{nc} = \mathrm{sigmoid}(s_c) \, (G(σ_c) * z_{nc}), \qquad σ = |r|
 
     Differentiable in z, r and s. On CUDA tensors two Triton launches forward (the taps, which hold
-    the gate; the blur) and three to six backward; on a CPU C++, compiled at the first call;
-    elsewhere plain PyTorch with the same result.
+    the gate; the blur), or three where long windows go an axis at a time, and three to six
+    backward; on a CPU C++, compiled at the first call; elsewhere plain PyTorch, with the same
+    result.
 
     Args:
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``, or volumes, ``(N, C, D, H, W)``; with ``axes``

@@ -115,7 +115,7 @@ def test_windows_that_slide(radius: int, layout: str, target: int) -> None:
 @pytest.mark.parametrize("radius", [15, pytest.param(9, marks=pytest.mark.whole)])
 def test_launches_of_single_axes(radius: int, case: tuple[str, str], target: int) -> None:
     dtype, layout = case
-    rows = list(codegen.table((target,), (dtype,), (layout,), (56,), (radius,)))
+    rows = list(codegen.table((target,), (dtype,), (layout,), (112,), (radius,)))
     wanted = {"down_blur_kernel", "down_grad_kernel"}
     if layout == "nchw":
         wanted |= {"across_blur_kernel", "across_grad_kernel"}

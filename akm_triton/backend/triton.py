@@ -122,8 +122,8 @@ def blur(
     z: Tensor, t: Tensor, border: str, adjoint: bool, plan: Plan | None = None,
     stride: Stride = (1, 1),
 ) -> Tensor:  # fmt: skip
-    """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y. Of y only the rows
-    and columns are written that ``stride`` keeps."""
+    """y = T(a) z T(b)ᵀ, or T(a)ᵀ z T(b): one launch, nothing allocated but y, or one for each axis
+    and a map between them. Of y only the rows and columns are written that ``stride`` keeps."""
     return _blur("blur_adjoint" if adjoint else "blur", z, (t.contiguous(),), border, plan, stride)
 
 

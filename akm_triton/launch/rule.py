@@ -84,8 +84,10 @@ def _parts_axes(problem: Problem) -> bool:
         return False
     if problem.is_16bit:
         return problem.channels_last and problem.radius > 8
-    long = 8 if problem.outputs == ("dz",) or problem.longest_side <= 48 else 5
-    return problem.radius > long
+    blur = problem.outputs == ("dz",)
+    if blur and not problem.channels_last and 48 < problem.longest_side <= 64:
+        return problem.long_radius  # rows that fill a tile
+    return problem.radius > (8 if blur or problem.longest_side <= 48 else 5)
 
 
 def one_axis(step: axis.Step, problem: Problem, device: Device) -> Launch:
@@ -97,7 +99,8 @@ def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
     """128 lanes, of which those side by side read what is side by side, and so many segments of
     rows that all multiprocessors have programs."""
     gradient, short = bool(step.z), problem.radius <= 16
-    whole = Axis(step.axis, 1, 1, 1, 1, 16 if gradient and short else 8)
+    spills = device.capability >= 100  # where more rows are loaded together, or registers are few
+    whole = Axis(step.axis, 1, 1, 1, 1, 16 if gradient and short and not spills else 8)
     rows, w = whole.size(problem)
     down, c = whole.down(problem), _power_of_two(problem.c)
     if not down:
@@ -114,7 +117,7 @@ def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
         # a warp by itself, because the sums of several would meet at the end of every strip
         whole = replace(whole, planes=min(32, c), num_warps=1)
         if short:
-            long = problem.radius > 12
+            long = problem.radius > 12 and not spills
             whole = replace(
                 whole,
                 together=16 if long and (rows > 64 or whole.turns(problem)) else 8,
@@ -123,7 +126,7 @@ def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
     else:
         planes = min(64 if problem.is_16bit else 32, c)  # of 16 bits a thread has two
         groups = min((256 if problem.is_16bit else 128) // planes, _power_of_two(w))
-        registers = 128 if problem.is_16bit and short else 0
+        registers = 128 if problem.is_16bit and short and not spills else 0
         whole = replace(whole, planes=planes, groups=groups, registers=registers)
     if down and gradient and problem.channels_last and w > 4 and rows <= 112:
         # fewer partial sums, which are many where the window is as long as a column
