@@ -147,6 +147,14 @@ def test_gradients_of_windows_that_slide_past_the_map(border: str, layout: str) 
         check("backward", g, z, 3, border)
 
 
+@pytest.mark.parametrize("op", ["adjoint", "backward"])
+def test_tiles_that_want_more_shared_memory_than_there_is(op: str) -> None:
+    """With three stages they take 241,664 bytes of 232,448; with fewer they fit."""
+    z, g = (common.random(1, 1, 80, 40, seed=seed, dtype=torch.float16) for seed in (1, 2))
+    with emulator(90):
+        check(op, g, z, 3, "reflect")
+
+
 @pytest.mark.parametrize("block_w", [32, 64])
 @pytest.mark.parametrize("block_h", [32, 64])
 def test_no_gradient_that_passes_the_check_races(block_h: int, block_w: int) -> None:

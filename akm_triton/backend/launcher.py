@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from akm_triton.launch.device import Device
 from akm_triton.tracing import in_graph
@@ -133,9 +134,21 @@ class Launcher:
             torch.library.wrap_triton(kernel)[(self.programs,)](*args, **lifted)
         else:
             with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-                compiled = kernel[(self.programs,)](*args, **constants, **OPTIONS)
+                compiled = self._launched(args)
                 if self._direct is None and not INTERPRET:
                     self._bind(compiled, tensors)
+
+    def _launched(self, args: list[Any]) -> Any:
+        """Launch. Where the plan's tiles want more shared memory than the device has, then with
+        fewer of them loaded ahead."""
+        while True:
+            try:
+                return self.kernel[(self.programs,)](*args, **self.constants, **OPTIONS)
+            except OutOfResources:
+                stages = self.constants.get("num_stages", 1)
+                if stages == 1:
+                    raise
+                self.constants = self.constants | {"num_stages": stages - 1}
 
     def _bind(self, compiled: Any, tensors: tuple[Tensor, ...]) -> None:
         """Make later launches short ones, where they may be."""
