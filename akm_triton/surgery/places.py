@@ -172,19 +172,23 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     a forward may call it from. ``model`` itself stays."""
     for parent in list(model.modules()):
         if parent is not new:
-            _swap(vars(parent), old, new)
+            _swap(vars(parent), old, new, set())
 
 
-def _swap(held: Any, old: nn.Module, new: nn.Module) -> Any:
-    """What is to be held instead: nothing is written where ``old`` is not."""
+def _swap(held: Any, old: nn.Module, new: nn.Module, seen: set[int]) -> Any:
+    """What is to be held instead: nothing is written where ``old`` is not. ``seen`` are the lists
+    and dicts on the way, for one may hold itself."""
     if held is old:
         return new
     if isinstance(held, (dict, list)):
+        if id(held) in seen:
+            return held
+        seen.add(id(held))
         for key, x in list(held.items() if isinstance(held, dict) else enumerate(held)):
-            if (y := _swap(x, old, new)) is not x:
+            if (y := _swap(x, old, new, seen)) is not x:
                 held[key] = y
     elif type(held) is tuple:
-        swapped = tuple(_swap(x, old, new) for x in held)
+        swapped = tuple(_swap(x, old, new, seen) for x in held)
         return swapped if any(x is not y for x, y in zip(held, swapped, strict=True)) else held
     return held
 

@@ -232,6 +232,8 @@ def test_norms_that_are_called_from_a_list() -> None:
             self.conv = nn.Conv2d(16, 16, 3, padding=1)
             self.a, self.b, self.c = (nn.BatchNorm2d(16) for _ in "abc")
             self.norms = [(self.conv, self.a), {"b": self.b}, self.c]
+            self.endless = [self.norms]
+            self.endless.append(self.endless)
 
         def forward(self, x: Tensor) -> Tensor:
             (conv, a), others, c = self.norms
