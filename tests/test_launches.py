@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import akm_triton as akm
+from akm_triton.backend import triton as triton_backend
 from akm_triton.launch import choice
 from akm_triton.launch.device import H200
 from akm_triton.launch.plan import to_json
@@ -98,6 +99,17 @@ def described(launches: list[stub.Launch]) -> list[Any]:
                 parameters.append(value)
         found.append((*launch._replace(parameters=()), parameters))
     return found
+
+
+def test_one_axis_is_prepared_for_the_dtypes_of_both_maps(
+    launches: list[stub.Launch], ordinary: list[str]
+) -> None:
+    """A cotangent may be of another dtype than the map."""
+    z = inputs(3, 4, 14, 14)[0]
+    for g in (z.float(), z, z.float(), z):
+        triton_backend.axis_grads(g, z, 3, 2, "symmetric", False)
+    assert [x.kernel.ptx for x in launches[:2]] == [x.kernel.ptx for x in launches[2:]]
+    assert launches[0].kernel.ptx != launches[1].kernel.ptx and len(ordinary) == 2
 
 
 @pytest.mark.parametrize("kind", ["nchw", "channels_last", "sliced", "per sample"])

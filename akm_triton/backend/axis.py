@@ -18,6 +18,7 @@ import triton.language as tl
 from akm_triton.backend.sliding import (
     load_columns,
     load_taps,
+    plane_of,
     store_columns,
     store_sums,
     whereabouts,
@@ -87,10 +88,18 @@ def times(taps, x, R: tl.constexpr):
 
 
 @triton.jit
-def scale_of(taps, other_ptr, TO: tl.constexpr, FROM: tl.constexpr, R: tl.constexpr):
-    """(by what the taps are multiplied, by what the sums): float16 holds a map between two launches
-    only if the taps of the first one are divided by their norm, with which the next one then
-    multiplies. TO such a map is written, FROM such a map g comes."""
+def taps_between(
+    own_ptr, other_ptr, READ: tl.constexpr, TO: tl.constexpr, FROM: tl.constexpr,
+    R: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """(the taps of this axis, zeros if they are not to be READ; by what sums of products are
+    multiplied). float16 holds a map between two launches only if the taps of the first one are
+    divided by their norm, with which the next one then multiplies. TO such a map is written, FROM
+    such a map g comes."""
+    if READ:
+        taps = load_taps(own_ptr, R)
+    else:
+        taps = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
     scale = 1.0
     whole = 1.0
     if TO:
@@ -99,7 +108,21 @@ def scale_of(taps, other_ptr, TO: tl.constexpr, FROM: tl.constexpr, R: tl.conste
         whole = norm(load_taps(other_ptr, R), R)
     if FROM:
         scale = whole
-    return scale, whole
+    if TO or FROM:
+        taps = times(taps, scale, R)
+    return taps, whole
+
+
+@triton.jit
+def store_gradients(
+    ptr, sums, split, strip, c, C, whole, SCALED: tl.constexpr,
+    R: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """The partial gradients of this program, (splits, strips, C, R + 1)."""
+    if SCALED:
+        sums = times(sums, whole, R)
+    taps = ((split * LANES.STRIPS + strip).to(tl.int64) * C + c) * (R + 1)
+    store_sums(ptr + taps, sums, c < C, R)
 
 
 @triton.jit
@@ -152,13 +175,11 @@ def down_blur_kernel(
     Y_STRIDE: tl.constexpr = Y_STRIDES[2]
     DTYPE: tl.constexpr = y_ptr.dtype.element_ty
     _, strip, n, first, end, c, group = whereabouts(C, MAP, LANES)
-    z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
-    y_ptr += n * Y_STRIDES[0] * y_stride_n + c.to(tl.int64) * Y_STRIDES[1]
-    a = load_taps(taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C), R)
-    if TO or FROM:
-        other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
-        scale, _ = scale_of(a, other, TO, FROM, R)
-        a = times(a, scale, R)
+    z_ptr = plane_of(z_ptr, n, z_stride_n, c, Z_STRIDES)
+    y_ptr = plane_of(y_ptr, n, y_stride_n, c, Y_STRIDES)
+    own = taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C)
+    other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
+    a, _ = taps_between(own, other, True, TO, FROM, R, LANES)
     for each in range(LANES.REPEATS):
         column = group + (strip * (LANES.REPEATS - 1) + each) * LANES.GROUPS
         mask = (c < C) & (column < MAP.W)
@@ -194,17 +215,12 @@ def down_grad_kernel(
     DZ_STRIDE: tl.constexpr = DZ_STRIDES[2]
     DTYPE: tl.constexpr = dz_ptr.dtype.element_ty
     split, strip, n, first, end, c, group = whereabouts(C, MAP, LANES)
-    g_ptr += n * G_STRIDES[0] * g_stride_n + c.to(tl.int64) * G_STRIDES[1]
-    z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
-    dz_ptr += n * DZ_STRIDES[0] * dz_stride_n + c.to(tl.int64) * DZ_STRIDES[1]
-    if NEED_DZ:
-        a = load_taps(taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C), R)
-    else:
-        a = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
-    if TO or FROM:
-        other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
-        scale, whole = scale_of(a, other, TO, FROM, R)
-        a = times(a, scale, R)
+    g_ptr = plane_of(g_ptr, n, g_stride_n, c, G_STRIDES)
+    z_ptr = plane_of(z_ptr, n, z_stride_n, c, Z_STRIDES)
+    dz_ptr = plane_of(dz_ptr, n, dz_stride_n, c, DZ_STRIDES)
+    own = taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C)
+    other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
+    a, whole = taps_between(own, other, NEED_DZ, TO, FROM, R, LANES)
     da = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
     for each in range(LANES.REPEATS):
         column = group + (strip * (LANES.REPEATS - 1) + each) * LANES.GROUPS
@@ -226,10 +242,7 @@ def down_grad_kernel(
             z_at += TOGETHER * STRIDE
             dz_at += TOGETHER * DZ_STRIDE
             window = lower(window, TOGETHER, MAP)
-    taps = ((split * LANES.STRIPS + strip).to(tl.int64) * C + c) * (R + 1)
-    if TO or FROM:
-        da = times(da, whole, R)
-    store_sums(da_ptr + taps, da, c < C, R)
+    store_gradients(da_ptr, da, split, strip, c, C, whole, TO or FROM, R, LANES)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -246,13 +259,11 @@ def across_blur_kernel(
     TOGETHER: tl.constexpr = LANES.TOGETHER
     _, _, n, first, end, c, group = whereabouts(C, MAP, LANES)
     mask = (c < C) & (group * COLUMNS < MAP.W)
-    z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
-    y_ptr += n * Y_STRIDES[0] * y_stride_n + c.to(tl.int64) * Y_STRIDES[1]
-    b = load_taps(taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C), R)
-    if TO or FROM:
-        other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
-        scale, _ = scale_of(b, other, TO, FROM, R)
-        b = times(b, scale, R)
+    z_ptr = plane_of(z_ptr, n, z_stride_n, c, Z_STRIDES)
+    y_ptr = plane_of(y_ptr, n, y_stride_n, c, Y_STRIDES)
+    own = taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C)
+    other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
+    b, _ = taps_between(own, other, True, TO, FROM, R, LANES)
     for top in range(first, end, TOGETHER):
         windows = ()
         for i in tl.static_range(TOGETHER):
@@ -284,17 +295,12 @@ def across_grad_kernel(
     TOGETHER: tl.constexpr = LANES.TOGETHER
     split, strip, n, first, end, c, group = whereabouts(C, MAP, LANES)
     mask = (c < C) & (group * COLUMNS < MAP.W)
-    g_ptr += n * G_STRIDES[0] * g_stride_n + c.to(tl.int64) * G_STRIDES[1]
-    z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
-    dz_ptr += n * DZ_STRIDES[0] * dz_stride_n + c.to(tl.int64) * DZ_STRIDES[1]
-    if NEED_DZ:
-        b = load_taps(taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C), R)
-    else:
-        b = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
-    if TO or FROM:
-        other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
-        scale, whole = scale_of(b, other, TO, FROM, R)
-        b = times(b, scale, R)
+    g_ptr = plane_of(g_ptr, n, g_stride_n, c, G_STRIDES)
+    z_ptr = plane_of(z_ptr, n, z_stride_n, c, Z_STRIDES)
+    dz_ptr = plane_of(dz_ptr, n, dz_stride_n, c, DZ_STRIDES)
+    own = taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C)
+    other = taps_of(other_ptr, n, other_stride_n, c, other_stride_c, C)
+    b, whole = taps_between(own, other, NEED_DZ, TO, FROM, R, LANES)
     db = zeros(R + 1, LANES.PLANES, LANES.GROUPS)
     for top in range(first, end, TOGETHER):
         windows = ()
@@ -317,7 +323,4 @@ def across_grad_kernel(
                 at = dz_ptr + tl.minimum(top + i, end - 1).to(tl.int64) * DZ_STRIDES[2]
                 seen = mask & (top + i < end)
                 store_columns(at, dz, group, DZ_STRIDES[3], seen, COLUMNS, MAP, LANES)
-    taps = ((split * LANES.STRIPS + strip).to(tl.int64) * C + c) * (R + 1)
-    if TO or FROM:
-        db = times(db, whole, R)
-    store_sums(db_ptr + taps, db, c < C, R)
+    store_gradients(db_ptr, db, split, strip, c, C, whole, TO or FROM, R, LANES)

@@ -20,7 +20,13 @@ from torch import Tensor
 
 from akm_triton.backend import build
 from akm_triton.backend import torch as torch_backend
-from akm_triton.backend.layout import Stride, channels_last, format_as, is_channels_last
+from akm_triton.backend.layout import (
+    Stride,
+    channels_last,
+    format_as,
+    is_channels_last,
+    tap_strides,
+)
 from akm_triton.borders import BORDERS
 from akm_triton.cache import warn_once
 from akm_triton.tracing import PLAIN_TYPES, outside_transforms
@@ -316,15 +322,14 @@ class _Rows(NamedTuple):
     def job(
         self, radius: int, taps: Tensor | None, border: str, adjoint: bool, bands: int
     ) -> ctypes.Array[ctypes.c_ssize_t]:
-        rule, by_sample, by_channel = BORDERS.index(border), 0, 0
-        if taps is not None:
-            by_sample = taps.shape[-2] * (radius + 1) if taps.dim() == 3 else 0
-            by_channel = radius + 1 if taps.shape[-2] > 1 else 0
+        rule, strides = BORDERS.index(border), (0, 0)
         if self.by_plane:
-            by_sample, by_channel = radius + 1, 0
+            strides = radius + 1, 0
+        elif taps is not None:
+            strides = tap_strides(taps.shape)
         return _Job(
-            self.samples, self.channels, self.rows, self.columns, self.last, radius, by_sample,
-            by_channel, rule, rule, adjoint, bands, self.row_step, self.pixel_step,
+            self.samples, self.channels, self.rows, self.columns, self.last, radius, *strides,
+            rule, rule, adjoint, bands, self.row_step, self.pixel_step,
         )  # fmt: skip
 
     def taps(self, a: Tensor) -> Tensor:
@@ -435,11 +440,9 @@ def _job(
     x: Tensor, last: bool, t: Tensor, border: str, adjoint: bool, bands: int
 ) -> ctypes.Array[ctypes.c_ssize_t]:
     n, c, h, w = x.shape
-    row, rule = t.shape[-1], BORDERS.index(border)
-    by_sample = t.shape[2] * row if t.dim() == 4 and t.shape[1] > 1 else 0
-    by_channel = row if t.shape[-2] > 1 else 0
+    radius, rule = t.shape[-1] - 1, BORDERS.index(border)
     return _Job(
-        n, c, h, w, last, row - 1, by_sample, by_channel, rule, rule, adjoint, bands, w * c, c
+        n, c, h, w, last, radius, *tap_strides(t.shape[1:]), rule, rule, adjoint, bands, w * c, c
     )
 
 

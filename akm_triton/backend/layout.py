@@ -1,5 +1,7 @@
 """Memory formats and sizes of maps: one definition of what is channels_last, and of what a stride
-keeps."""
+keeps. And the strides of taps."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +26,14 @@ def kept_shape(z: Tensor, stride: Stride) -> tuple[int, ...]:
     n, c, h, w = z.shape
     down, across = stride
     return n, c, (h + down - 1) // down, (w + across - 1) // across
+
+
+def tap_strides(shape: Sequence[int]) -> tuple[int, int]:
+    """(stride over samples, stride over channels) of a dense table of taps, (1|C, R+1) or
+    (N, C, R+1): 0 where one serves all."""
+    *samples, channels, row = shape
+    by_sample = channels * row if samples and samples[0] > 1 else 0
+    return by_sample, row if channels > 1 else 0
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -38,6 +38,12 @@ def whereabouts(C, MAP: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
+def plane_of(ptr, n, stride_n, c, STRIDES: tl.constexpr):
+    """Where the planes of these channels of an image begin."""
+    return ptr + (n * STRIDES[0] * stride_n + c.to(tl.int64) * STRIDES[1])
+
+
+@triton.jit
 def load_taps(ptr, RADIUS: tl.constexpr):
     taps = ()
     for k in tl.static_range(RADIUS + 1):
@@ -88,6 +94,8 @@ def load_columns(
     """The COUNT columns of a group in the row at ``ptr``, with HALO more on either side, each in
     float32."""
     BORDER: tl.constexpr = MAP.BORDER
+    if MAP.W * STRIDE >= 2**31:
+        group = group.to(tl.int64)
     window = ()
     if LANES.VECTOR == 1:
         for i in tl.static_range(COUNT + 2 * HALO):
@@ -154,6 +162,8 @@ def store_columns(
 ):  # fmt: skip
     """Write the COUNT columns of a group in the row at ``ptr``."""
     DTYPE: tl.constexpr = ptr.dtype.element_ty
+    if MAP.W * STRIDE >= 2**31:
+        group = group.to(tl.int64)
     ptr += group * (COUNT * STRIDE)
     if LANES.VECTOR == 1:
         for i in tl.static_range(COUNT):
@@ -228,8 +238,8 @@ def sliding_blur_kernel(
     R: tl.constexpr = MAP.RADIUS
     _, _, n, first, end, c, group = whereabouts(C, MAP, LANES)
     mask = (c < C) & (group * COLUMNS < MAP.W)
-    z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
-    y_ptr += n * Y_STRIDES[0] * y_stride_n + c.to(tl.int64) * Y_STRIDES[1]
+    z_ptr = plane_of(z_ptr, n, z_stride_n, c, Z_STRIDES)
+    y_ptr = plane_of(y_ptr, n, y_stride_n, c, Y_STRIDES)
     a = load_taps(taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C), R)
     b = load_taps(taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C), R)
     queue = zeros(COLUMNS * 2 * R, LANES.PLANES, LANES.GROUPS)
@@ -348,9 +358,9 @@ def sliding_grad_kernel(
     G: tl.constexpr = LANES.GROUPS
     split, strip, n, first, end, c, group = whereabouts(C, MAP, LANES)
     mask = (c < C) & (group * COLUMNS < MAP.W)
-    g_ptr += n * G_STRIDES[0] * g_stride_n + c.to(tl.int64) * G_STRIDES[1]
-    z_ptr += n * Z_STRIDES[0] * z_stride_n + c.to(tl.int64) * Z_STRIDES[1]
-    dz_ptr += n * DZ_STRIDES[0] * dz_stride_n + c.to(tl.int64) * DZ_STRIDES[1]
+    g_ptr = plane_of(g_ptr, n, g_stride_n, c, G_STRIDES)
+    z_ptr = plane_of(z_ptr, n, z_stride_n, c, Z_STRIDES)
+    dz_ptr = plane_of(dz_ptr, n, dz_stride_n, c, DZ_STRIDES)
     a = load_taps(taps_of(a_ptr, n, a_stride_n, c, a_stride_c, C), R)
     b = load_taps(taps_of(b_ptr, n, b_stride_n, c, b_stride_c, C), R)
     if NEED_DZ:

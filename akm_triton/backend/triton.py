@@ -24,7 +24,7 @@ from akm_triton.backend.launcher import (
     launching,
     takes,
 )
-from akm_triton.backend.layout import Stride, empty_like
+from akm_triton.backend.layout import Stride, empty_like, tap_strides
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gaussian import TERMS, bessel_rules
 from akm_triton.launch import choice
@@ -108,13 +108,6 @@ def _strides(x: Tensor) -> tuple[int, tuple[int, int, int, int]]:
     return n // unit, (unit, c, h, w)
 
 
-def _tap_strides(t: Tensor) -> tuple[int, int]:
-    """(stride over samples, stride over channels) of the taps a or b of contiguous t."""
-    row = t.shape[-1]
-    per_sample = t.shape[2] * row if t.dim() == 4 and t.shape[1] > 1 else 0
-    return per_sample, row if t.shape[-2] > 1 else 0
-
-
 # blur and blur_pair
 
 
@@ -168,8 +161,8 @@ def _blur_launch(z: Tensor, y: Tensor, t: Tensor, grid: Grid) -> Launcher:
     maps_and_taps = (
         Pointer(0), *_strides(z),
         Pointer(1), *_strides(y),
-        Pointer(2, 0), *_tap_strides(t),
-        Pointer(other, 1), *_tap_strides(t),
+        Pointer(2, 0), *tap_strides(t.shape[1:]),
+        Pointer(other, 1), *tap_strides(t.shape[1:]),
     )  # fmt: skip
     c = grid.problem.c
     if isinstance(grid.launch.config, Sliding):
@@ -213,7 +206,7 @@ def _axis_launch(
         n, (unit, c, h, w) = _strides(x)
         arguments += Pointer(i), n, (unit, c, w, h) if turned else (unit, c, h, w)
     for table in tables if cfg.axis == "rows" else tables[::-1]:
-        arguments += Pointer(len(maps), table), *_tap_strides(t)
+        arguments += Pointer(len(maps), table), *tap_strides(t.shape[1:])
     if gradient:
         arguments.append(Pointer(len(maps) + 1, 0))
     kernel = {
@@ -355,8 +348,8 @@ def _grad_launch(g: Tensor, z: Tensor, dz: Tensor, t: Tensor, count: int, grid: 
         Pointer(0), *_strides(g),
         Pointer(1), *_strides(z),
         *written,
-        Pointer(3, 0), *_tap_strides(t),
-        Pointer(3, 1), *_tap_strides(t),
+        Pointer(3, 0), *tap_strides(t.shape[1:]),
+        Pointer(3, 1), *tap_strides(t.shape[1:]),
         Pointer(4, 0), Pointer(4, count - 1),
         grid.problem.c,
     )  # fmt: skip
@@ -377,7 +370,8 @@ def blur_axis(z: Tensor, a: Tensor, dim: int, border: str, adjoint: bool) -> Ten
     x = _float32_for_interpreter(z)
     y = empty_like(x)
     if z.numel() > 0:
-        _one_axis("blur", (x, y), a.contiguous()[None], dim, border)(x, y, a.contiguous()[None])
+        t = a.contiguous()[None]
+        _one_axis("blur", (x, y), t, dim, border).launch(x, y, t)
     return _back(y, z)
 
 
@@ -408,8 +402,9 @@ def _axis_grads(
     by_sample = t.dim() == 4
     if z.numel() == 0:
         return torch.zeros((n, c, radius + 1) if by_sample else (c, radius + 1), device=z.device)
-    launch = _one_axis("blur_backward" if need_dz else "tap_grads", (g, z, dz), t, dim, border)
-    partial = torch.empty(launch.parts, dtype=torch.float32, device=z.device)
+    op = "blur_backward" if need_dz else "tap_grads"
+    launch, parts = _one_axis(op, (g, z, dz), t, dim, border)
+    partial = torch.empty(parts, dtype=torch.float32, device=z.device)
     launch(g, z, dz, t, partial[None])
     return partial.view(n, -1, c, radius + 1).sum(1) if by_sample else partial.sum((0, 1))
 
@@ -419,14 +414,11 @@ class _OneAxis(NamedTuple):
     parts: tuple[int, ...]
     """The shape of partial gradients."""
 
-    def __call__(self, *tensors: Tensor) -> None:
-        self.launch(*tensors)
-
 
 def _one_axis(op: str, maps: tuple[Tensor, ...], t: Tensor, dim: int, border: str) -> _OneAxis:
     """The launch of an op of one axis: its tiles are those of the rule, which nothing tunes."""
     z = maps[0]
-    key = "axis", op, dim, border, z.dtype, *[(x.shape, x.stride()) for x in (*maps, t)]
+    key = "axis", op, dim, border, t.shape, *[(x.shape, x.stride(), x.dtype) for x in maps]
     made: _OneAxis | None = _prepared(z, *key)
     if made is None:
         problem, device = _problem(op, z, t, border), interception.device or describe(z.device)

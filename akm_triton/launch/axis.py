@@ -13,7 +13,9 @@ import reprlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from akm_triton.launch.counts import check_count, check_power_of_two
 from akm_triton.launch.problem import Problem
+from akm_triton.launch.sliding import COLUMNS, loads_whole_groups
 
 AXES = ("rows", "columns")
 SCRATCH = ("u", "v")
@@ -111,10 +113,10 @@ class Axis:
     def lanes(self, problem: Problem) -> AxisLanes:
         w = self.size(problem)[1]
         whole = w % self.width == 0 and problem.c % self.planes == 0
-        wide = not self.down(problem) and self.columns > 1 and _folds_whole_groups(problem)
+        wide = not self.down(problem) and loads_whole_groups(problem)
         return AxisLanes(
             self.planes, self.groups, self.rows, self.strips(problem), self.columns,
-            4 if wide else 1, self.repeats, self.together, whole,
+            COLUMNS if wide else 1, self.repeats, self.together, whole,
         )  # fmt: skip
 
     def check(self, problem: Problem) -> None:
@@ -125,48 +127,16 @@ class Axis:
         """
         if self.axis not in AXES:
             raise ValueError(f"axis must be one of {AXES}, got {reprlib.repr(self.axis)}")
-        most = {
-            "planes": 128,
-            "groups": 256,
-            "columns": 8,
-            "together": 16,
-            "num_warps": 8,
-            "repeats": 16,
-        }
+        most = dict(planes=128, groups=256, columns=8, together=16, num_warps=8, repeats=16)
         for name, limit in most.items():
-            value = getattr(self, name)
-            if not (type(value) is int and 0 < value <= limit and value & (value - 1) == 0):
-                wanted = f"a power of two, at most {limit}"
-                raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
-        if not (type(self.registers) is int and 0 <= self.registers <= 255):
-            raise ValueError(f"registers must be 0 to 255, got {reprlib.repr(self.registers)}")
-        rows = self.size(problem)[0]
-        if not (type(self.rows) is int and 0 < self.rows <= rows):
-            raise ValueError(f"rows must be 1 to {rows}, got {reprlib.repr(self.rows)}")
+            check_power_of_two(name, getattr(self, name), limit)
+        check_count("registers", self.registers, 0, 255)
+        check_count("rows", self.rows, 1, self.size(problem)[0])
         down = self.down(problem)
         if self.repeats > 1 and not down:
             raise ValueError(f"repeats must be 1 across the axis, got {self.repeats}")
         if self.columns not in ((1,) if down else (4, 8)):
             wanted = "1 where a lane goes down the axis" if down else "4 or 8 across the axis"
             raise ValueError(f"columns must be {wanted}, got {self.columns}")
-        reason = refusal(problem)
-        if reason:
-            raise ValueError(f"no axis is blurred apart with {reason}")
-
-
-def _folds_whole_groups(problem: Problem) -> bool:
-    """Whether the columns beside the map, in fours, are four of those in it, in order or
-    reversed."""
-    beside = -(-problem.radius // 4) * 4
-    return problem.w % 4 == 0 and beside <= problem.w and problem.border != "reflect"
-
-
-def refusal(problem: Problem) -> str | None:
-    """What launches of one axis each cannot do of this problem, or None."""
-    if problem.pair:
-        return "a pair of taps"
-    if problem.stride != (1, 1):
-        return "every row where some are kept"
-    if problem.asymmetric:
-        return f"an adjoint that the border {problem.border!r} makes another operator"
-    return None
+        if problem.only_for_tiles:
+            raise ValueError(f"no axis is blurred apart with {problem.only_for_tiles}")

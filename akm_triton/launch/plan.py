@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from akm_triton.launch.axis import Axis, steps
+from akm_triton.launch.counts import check_count, check_power_of_two, power_of_two
 from akm_triton.launch.device import Device
 from akm_triton.launch.problem import Problem
 from akm_triton.launch.sliding import Sliding
@@ -130,6 +131,10 @@ class Launch:
     def outputs(self) -> tuple[str, ...]:
         return tuple(name for name in OUTPUTS if getattr(self, name))
 
+    @property
+    def writes_map(self) -> bool:
+        return self.u or self.v or self.dz
+
 
 Plan = tuple[Launch, ...]
 """The launches of an op, in order."""
@@ -195,7 +200,7 @@ def _axis_grid(launch: Launch, cfg: Axis, problem: Problem) -> Grid:
         num_warps=cfg.num_warps,
     )  # fmt: skip
     if launch.da or launch.db:
-        constants |= dict(NEED_DZ=launch.dz or launch.v)
+        constants |= dict(NEED_DZ=launch.writes_map)
     if cfg.registers:
         constants |= dict(maxnreg=cfg.registers)
     programs, splits = cfg.programs(problem), cfg.splits(problem)
@@ -221,13 +226,13 @@ def tile(
     w, radius = problem.w, problem.radius
     if (out_w or 0) > block_w:
         raise ValueError(f"a strip that reads {block_w} columns cannot compute {out_w}")
-    block_h = min(block_h, _power_of_two(problem.h))
+    block_h = min(block_h, _side(problem.h))
     halo_h = 0 if problem.h <= block_h else 16 if radius <= 16 else 32
     if halo_h and problem.h <= radius:
         raise ValueError(f"blocks of {block_h} rows of {problem.h} fold a radius of {radius} twice")
     rows = planes, block_h, halo_h
     if w <= (out_w or block_w):
-        block_w = min(block_w, _power_of_two(w))
+        block_w = min(block_w, _side(w))
         return Config(*rows, block_w, block_w, 1, block_w, 0, num_warps, **more)
     halo = 0 if w <= block_w else -(-radius // 8) * 8  # keeps 16-bit accesses 16 bytes wide
     if out_w is None:
@@ -243,9 +248,9 @@ def tile(
     return Config(*rows, block_w, out_w or block_w, strips, step, halo, num_warps, **more)
 
 
-def _power_of_two(n: int) -> int:
+def _side(n: int) -> int:
     """The least power of two ≥ n that a dot takes."""
-    return max(16, 1 << (n - 1).bit_length())
+    return max(16, power_of_two(n))
 
 
 POWERS_OF_TWO = {"planes": 16, "block_h": 128, "block_w": 128, "out_w": 128, "num_warps": 32}
@@ -313,16 +318,11 @@ def _has(record: Any, names: tuple[str, ...]) -> bool:
 
 
 def _check_free(values: dict[str, Any]) -> None:
-    """Refuse what no kernel takes for the free fields. ``True`` and 1.0 are no numbers here."""
+    """Refuse what no kernel takes for the free fields."""
     for name, most in POWERS_OF_TWO.items():
-        value = values[name]
-        if not (type(value) is int and 0 < value <= most and value & (value - 1) == 0):
-            wanted = f"a power of two, at most {most}"
-            raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
-    for name, (least, most) in COUNTS.items():
-        value = values[name]
-        if not (type(value) is int and least <= value <= most):
-            raise ValueError(f"{name} must be {least} to {most}, got {reprlib.repr(value)}")
+        check_power_of_two(name, values[name], most)
+    for name, limits in COUNTS.items():
+        check_count(name, values[name], *limits)
     if values["precision"] not in ("tf32x3", "bf16x6", "ieee"):
         precision = reprlib.repr(values["precision"])
         raise ValueError(f"precision {precision} loses the accuracy of float32")

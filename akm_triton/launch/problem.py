@@ -79,6 +79,17 @@ class Problem(NamedTuple):
         return self.n * self.c * pixels * self.itemsize
 
     @property
+    def only_for_tiles(self) -> str | None:
+        """What kernels without tiles cannot do of it, or None."""
+        if self.pair:
+            return "a pair of taps"
+        if self.stride != (1, 1):
+            return "every row where some are kept"
+        if self.asymmetric:
+            return f"an adjoint that the border {self.border!r} makes another operator"
+        return None
+
+    @property
     def unaligned_rows(self) -> bool:
         """Whether rows begin where no wide access can, which takes more addresses."""
         return self.w % 8 > 0

@@ -13,6 +13,7 @@ from typing import Any
 
 from akm_triton.launch import axis
 from akm_triton.launch.axis import Axis
+from akm_triton.launch.counts import power_of_two
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, tile
 from akm_triton.launch.problem import Problem
@@ -64,12 +65,12 @@ def _sliding(problem: Problem, device: Device) -> Sliding:
     rows that all multiprocessors have programs."""
     groups = -(-problem.w // COLUMNS)
     if problem.channels_last:
-        planes = min(64 if problem.is_16bit else 32, _power_of_two(problem.c))
+        planes = min(64 if problem.is_16bit else 32, power_of_two(problem.c))
         lanes = 256 if problem.is_16bit else 128  # of 16 bits a thread has two channels
-        groups = min(lanes // planes, 32, _power_of_two(groups))
+        groups = min(lanes // planes, 32, power_of_two(groups))
     else:
-        groups = min(32, _power_of_two(groups))
-        planes = min(128 // groups, _power_of_two(problem.c))
+        groups = min(32, power_of_two(groups))
+        planes = min(128 // groups, power_of_two(problem.c))
     whole = Sliding(planes, groups, problem.h)
     enough = 8 * device.multiprocessors
     segments = -(-enough // whole.programs(problem))
@@ -80,7 +81,7 @@ def _sliding(problem: Problem, device: Device) -> Sliding:
 def _parts_axes(problem: Problem) -> bool:
     """Whether a launch for each axis is faster, in spite of the map between them: of long windows,
     but where matrix products take half precision as it comes."""
-    if min(problem.h, problem.w) <= 32 or axis.refusal(problem):
+    if min(problem.h, problem.w) <= 32 or problem.only_for_tiles:
         return False
     if problem.is_16bit:
         return problem.channels_last and problem.radius > 8
@@ -91,55 +92,71 @@ def _parts_axes(problem: Problem) -> bool:
 
 
 def one_axis(step: axis.Step, problem: Problem, device: Device) -> Launch:
-    """The launch of one axis, of any maps and radius."""
-    return Launch(_axis(step, problem, device), **dict.fromkeys(step.outputs, True))
-
-
-def _axis(step: axis.Step, problem: Problem, device: Device) -> Axis:
-    """128 lanes, of which those side by side read what is side by side, and so many segments of
-    rows that all multiprocessors have programs."""
-    gradient, short = bool(step.z), problem.radius <= 16
-    spills = device.capability >= 100  # where more rows are loaded together, or registers are few
-    whole = Axis(step.axis, 1, 1, 1, 1, 16 if gradient and short and not spills else 8)
+    """The launch of one axis, of any maps and radius: mostly 128 lanes, of which those side by side
+    read what is side by side, and so many segments of rows that all multiprocessors have
+    programs."""
+    whole = Axis(step.axis, 1, 1, 1, 1, 1)
     rows, w = whole.size(problem)
-    down, c = whole.down(problem), _power_of_two(problem.c)
+    down, gradient = whole.down(problem), bool(step.z)
     if not down:
-        # a lane with many columns shares most of its window among them
-        columns, together = (4, 1) if gradient else (8, 2 if short else 1)
-        groups = min(32, _power_of_two(-(-w // columns)))
-        planes = min(128 // groups, c)
-        whole = replace(whole, columns=columns, together=together, groups=groups, planes=planes)
-    elif not problem.channels_last:
-        lanes = 256 if problem.is_16bit and not gradient else 128  # of 16 bits a thread has two
-        groups = min(lanes, _power_of_two(w))
-        whole = replace(whole, planes=min(lanes // groups, c), groups=groups)
-    elif problem.is_16bit and gradient:
-        # a warp by itself, because the sums of several would meet at the end of every strip
-        whole = replace(whole, planes=min(32, c), num_warps=1)
-        if short:
-            long = problem.radius > 12 and not spills
-            whole = replace(
-                whole,
-                together=16 if long and (rows > 64 or whole.turns(problem)) else 8,
-                registers=168 if long and not whole.turns(problem) else 0,
-            )
+        fields = _across(problem, gradient)
+    elif problem.channels_last:
+        fields = _down_channels(problem, device, gradient, rows, w, whole.turns(problem))
     else:
-        planes = min(64 if problem.is_16bit else 32, c)  # of 16 bits a thread has two
-        groups = min((256 if problem.is_16bit else 128) // planes, _power_of_two(w))
-        registers = 128 if problem.is_16bit and short and not spills else 0
-        whole = replace(whole, planes=planes, groups=groups, registers=registers)
-    if down and gradient and problem.channels_last and w > 4 and rows <= 112:
-        # fewer partial sums, which are many where the window is as long as a column
-        whole = replace(whole, repeats=4 if rows <= 56 else 2)
-    together = min(whole.together, _power_of_two(rows))
-    whole = replace(whole, rows=rows, together=together)
+        fields = _down_planes(problem, device, gradient)
+    whole = replace(whole, rows=rows, **fields)
     segments = -(-8 * device.multiprocessors // whole.programs(problem))
     least = min(rows, 4 * problem.radius if down else 16)
-    return replace(whole, rows=max(-(-rows // segments), least))
+    whole = replace(
+        whole,
+        together=min(whole.together, power_of_two(rows)),
+        rows=max(-(-rows // segments), least),
+    )
+    return Launch(whole, **dict.fromkeys(step.outputs, True))
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+def _across(problem: Problem, gradient: bool) -> dict[str, Any]:
+    """A lane with many columns shares most of its window among them."""
+    columns, together = (4, 1) if gradient else (8, 1 if problem.long_radius else 2)
+    groups = min(32, power_of_two(-(-problem.w // columns)))
+    planes = min(128 // groups, power_of_two(problem.c))
+    return dict(planes=planes, groups=groups, columns=columns, together=together)
+
+
+def _together(problem: Problem, device: Device, gradient: bool) -> int:
+    """Rows that keep memory busy and leave registers, which the newest devices spill earlier."""
+    many = gradient and not problem.long_radius and device.capability < 100
+    return 16 if many else 8
+
+
+def _down_planes(problem: Problem, device: Device, gradient: bool) -> dict[str, Any]:
+    lanes = 256 if problem.is_16bit and not gradient else 128  # of 16 bits a thread has two
+    groups = min(lanes, power_of_two(problem.w))
+    planes = min(lanes // groups, power_of_two(problem.c))
+    return dict(planes=planes, groups=groups, together=_together(problem, device, gradient))
+
+
+def _down_channels(
+    problem: Problem, device: Device, gradient: bool, rows: int, w: int, turned: bool
+) -> dict[str, Any]:
+    c, spills = power_of_two(problem.c), device.capability >= 100
+    # fewer partial sums, which are many where the window is as long as a column
+    repeats = (4 if rows <= 56 else 2) if gradient and w > 4 and rows <= 112 else 1
+    if problem.is_16bit and gradient:
+        # a warp by itself, because the sums of several would meet at the end of every strip
+        long = 12 < problem.radius <= 16 and not spills
+        return dict(
+            planes=min(32, c), num_warps=1, repeats=repeats,
+            together=16 if long and (rows > 64 or turned) else 8,
+            registers=168 if long and not turned else 0,
+        )  # fmt: skip
+    planes = min(64 if problem.is_16bit else 32, c)  # of 16 bits a thread has two
+    groups = min((256 if problem.is_16bit else 128) // planes, power_of_two(w))
+    few = problem.is_16bit and not problem.long_radius and not spills
+    return dict(
+        planes=planes, groups=groups, repeats=repeats, registers=128 if few else 0,
+        together=_together(problem, device, gradient),
+    )  # fmt: skip
 
 
 def _roomy(device: Device) -> bool:

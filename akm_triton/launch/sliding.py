@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from akm_triton.launch.counts import check_count, check_power_of_two
 from akm_triton.launch.problem import Problem
 
 COLUMNS = 4
@@ -56,13 +56,8 @@ class Sliding:
             ValueError: says what is wrong.
         """
         for name, most in (("planes", 64), ("groups", 64), ("num_warps", 8)):
-            value = getattr(self, name)
-            if not (type(value) is int and 0 < value <= most and value & (value - 1) == 0):
-                wanted = f"a power of two, at most {most}"
-                raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
-        if not (type(self.rows) is int and 0 < self.rows <= problem.h):
-            wanted = f"1 to {problem.h}"
-            raise ValueError(f"rows must be {wanted}, got {reprlib.repr(self.rows)}")
+            check_power_of_two(name, getattr(self, name), most)
+        check_count("rows", self.rows, 1, problem.h)
         reason = refusal(problem)
         if reason:
             raise ValueError(f"no window slides over {reason}")
@@ -70,17 +65,14 @@ class Sliding:
 
 def loads_whole_groups(problem: Problem) -> bool:
     """Whether the columns beside the map are whole groups of those in it, in order or reversed."""
-    return problem.w % COLUMNS == 0 and problem.border != "reflect"
+    beside = -(-problem.radius // COLUMNS) * COLUMNS
+    return problem.w % COLUMNS == 0 and beside <= problem.w and problem.border != "reflect"
 
 
 def refusal(problem: Problem) -> str | None:
     """What the sliding form cannot do of this problem, or None."""
-    if problem.pair:
-        return "a pair of taps"
-    if problem.stride != (1, 1):
-        return "every row where some are kept"
-    if problem.asymmetric:
-        return f"an adjoint that the border {problem.border!r} makes another operator"
+    if problem.only_for_tiles:
+        return problem.only_for_tiles
     if not 1 <= problem.radius <= LONGEST:
         return f"a radius of {problem.radius}, of 1 to {LONGEST}"
     if problem.radius >= min(problem.h, problem.w):

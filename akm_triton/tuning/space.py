@@ -9,6 +9,7 @@ from typing import Any
 
 from akm_triton.launch import axis
 from akm_triton.launch.axis import Axis
+from akm_triton.launch.counts import power_of_two
 from akm_triton.launch.device import Device
 from akm_triton.launch.plan import Config, Launch, Plan, check, tile
 from akm_triton.launch.problem import Problem
@@ -179,7 +180,7 @@ def _sliding(problem: Problem) -> Iterator[Plan]:
 
 def _by_axes(problem: Problem) -> Iterator[Plan]:
     """Plans with launches of one axis each, all with as many lanes."""
-    if axis.refusal(problem):
+    if problem.only_for_tiles:
         return
     for lanes, channels, segments in product((64, 128, 256), (8, 16, 32, 64), (1, 2, 4)):
         if problem.channels_last and channels >= 2 * max(1, problem.c):
@@ -194,8 +195,8 @@ def _by_axes(problem: Problem) -> Iterator[Plan]:
                 else:
                     cfg = replace(cfg, columns=columns, together=together)
                     groups = lanes
-                groups = max(1, min(groups, 1 << (-(-w // cfg.columns) - 1).bit_length()))
-                planes = min(lanes // groups, 1 << (problem.c - 1).bit_length())
+                groups = max(1, min(groups, power_of_two(-(-w // cfg.columns))))
+                planes = min(lanes // groups, power_of_two(problem.c))
                 cfg = replace(cfg, planes=planes, groups=groups, rows=-(-rows // segments))
                 plan.append(Launch(cfg, **dict.fromkeys(step.outputs, True)))
             if not _invalid(tuple(plan), problem):

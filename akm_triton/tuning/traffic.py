@@ -28,7 +28,7 @@ def traffic(plan: Plan, problem: Problem) -> Traffic:
 def _traffic(launch: Launch, problem: Problem) -> Traffic:
     plane = problem.h * problem.w
     read = (1 + (launch.da or launch.db)) * plane
-    written = (launch.dz or launch.u or launch.v) * problem.written
+    written = launch.writes_map * problem.written
     each = problem.n * problem.c * problem.itemsize
     return Traffic(each * (read + written), each * (_reads(launch, problem) + written))
 

@@ -42,14 +42,8 @@ def _calls(plan: Plan, problem: Problem, dtype: torch.dtype, device: Device) -> 
 def _work(grid: Grid, call: KernelCall, problem: Problem, device: Device) -> Work:
     launch, cfg = grid.launch, grid.launch.config
     moved = traffic((launch,), problem)
-    written = (
-        (launch.dz or launch.u or launch.v)
-        * problem.n
-        * problem.c
-        * problem.h
-        * problem.w
-        * problem.itemsize
-    )
+    pixels = problem.n * problem.c * problem.h * problem.w
+    written = launch.writes_map * pixels * problem.itemsize
     # in channels_last the bytes of a pixel lie side by side, of as many planes as a tile has
     whole = max(1.0, SECTOR / (cfg.planes * problem.itemsize)) if problem.channels_last else 1.0
     compiled = compile_call(call, device.capability)

@@ -175,3 +175,15 @@ def test_offsets_beyond_31_bits() -> None:
     assert torch.equal(
         y, triton_backend.blur(z.contiguous(), torch.stack([table, table]), "symmetric", False)
     )
+
+
+def test_columns_beyond_31_bits() -> None:
+    """Columns 2²⁶ apart, along which one axis is blurred alone, and its gradients."""
+    storage = torch.empty(3 * 2**30, dtype=torch.float16)
+    z = storage.as_strided((1, 1, 8, 40), (0, 0, 1, 2**26))
+    z.copy_(torch.randn(1, 1, 8, 40))
+    for f in (
+        lambda x: triton_backend.blur_axis(x, torch.ones(1, 4), 3, "symmetric", False),
+        lambda x: triton_backend.axis_grads(x, x, 3, 3, "symmetric", False),
+    ):
+        assert torch.equal(f(z), f(z.contiguous()))
