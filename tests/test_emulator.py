@@ -74,31 +74,40 @@ def blurred(z: Tensor, a: Tensor, b: Tensor, border: str, adjoint: bool = False)
     return oracle.blur(exact(z), exact(a), exact(b), border, adjoint=adjoint)
 
 
+def launched(op: str, g: Tensor, z: Tensor, t: Tensor, v: Tensor, border: str) -> list[Tensor]:
+    """The results of an operator by our kernels."""
+    if op == "pair":
+        return [ops.blur_pair(z, t, v, border, False, "triton")]
+    if op == "tap_grads":
+        return [*ops.tap_grads(g, z, t, border, "triton")]
+    if op == "backward":
+        dz, grads = ops.blur_backward(g, z, t, border, "triton")
+        return [dz, *grads]
+    return [ops.blur(z, t, border, op == "adjoint", "triton")]
+
+
+def expected(op: str, g: Array, z: Array, t: Array, v: Array, border: str) -> list[Array]:
+    """The same of dense matrices."""
+    if op == "pair":
+        return [oracle.blur(z, t[0], v[1], border) + oracle.blur(z, v[0], t[1], border)]
+    if op in ("backward", "tap_grads"):
+        dz = oracle.blur(g, *t, border, adjoint=True)
+        return [dz, *oracle.tap_grads(g, z, *t, border)][op == "tap_grads" :]
+    return [oracle.blur(z, *t, border, adjoint=op == "adjoint")]
+
+
 def check(op: str, g: Tensor, z: Tensor, radius: int, border: str, per: str = "channel") -> None:
     n, c = z.shape[:2]
     shape = (n, c) if per == "sample" else (c,)
-    a, b, more_a, more_b = taps = [gaussians(shape, radius, seed) for seed in range(4)]
-    t, v = torch.stack(taps[:2]), torch.stack(taps[2:])
-    bound = TOLERANCE[z.dtype]
-    if op == "blur":
-        y = ops.blur(z, t, border, False, "triton")
-        assert error(y, blurred(z, a, b, border)) < bound
-    elif op == "adjoint":
-        y = ops.blur(z, t, border, True, "triton")
-        assert error(y, blurred(z, a, b, border, adjoint=True)) < 2 * bound
-    elif op == "pair":
-        y = ops.blur_pair(z, t, v, border, False, "triton")
-        wanted = blurred(z, a, more_b, border) + blurred(z, more_a, b, border)
-        assert error(y, wanted) < 2 * bound
-    else:
-        if op == "backward":
-            dz, grads = ops.blur_backward(g, z, t, border, "triton")
-            assert error(dz, blurred(g, a, b, border, adjoint=True)) < 2 * bound
-        else:
-            grads = ops.tap_grads(g, z, t, border, "triton")
-        wanted_grads = oracle.tap_grads(exact(g), exact(z), exact(a), exact(b), border)
-        for found, wanted in zip(grads, wanted_grads, strict=True):
-            assert error(found, wanted) < 2 * bound
+    a, b, more_a, more_b = (gaussians(shape, radius, seed) for seed in range(4))
+    taps = torch.stack([a, b]), torch.stack([more_a, more_b])
+    results = launched(op, g, z, *taps, border)
+    arrays = [exact(x) for x in (g, z, *taps)]
+    wanted = expected(op, *arrays, border)
+    of_squares = expected(op, arrays[0] ** 2, arrays[1] ** 2, *arrays[2:], border)
+    bound = TOLERANCE[z.dtype] * (1 if op == "blur" else 2)
+    for found, *want in zip(results, wanted, of_squares, strict=True):
+        assert error(found, *want) < bound
 
 
 OPS = ("blur", "adjoint", "pair", "backward", "tap_grads")
