@@ -48,7 +48,7 @@ install() { # folder, torch, triton, others
             cp -as "$(realpath "$CUDA_LIBRARIES")" "$(echo "$1"/lib/python*/site-packages)/nvidia"
     else
         "${pip[@]}" "torch==$2" "triton==$3" "setuptools<82"
-    fi && "${pip[@]}" numpy scipy "pytest>=9" hypothesis && { [[ -z $4 ]] || "${pip[@]}" --no-deps $4; }
+    fi && "${pip[@]}" numpy scipy tqdm "pytest>=9" hypothesis && { [[ -z $4 ]] || "${pip[@]}" --no-deps $4; }
 }
 
 run() { # environment, then pytest's arguments; prints "12 passed, 1 skipped" and what failed

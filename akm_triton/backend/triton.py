@@ -16,6 +16,7 @@ from akm_triton.backend import torch as torch_backend
 from akm_triton.backend.bindings import axis_launch, blur_launch, taps_launch
 from akm_triton.backend.launcher import INTERPRET, Launcher, launching, takes
 from akm_triton.backend.layout import Stride, empty_like
+from akm_triton.backend.margins import add_margins, adds_once
 from akm_triton.backend.prepared import device_of, grids_of, observe, prepare, prepared, problem_of
 from akm_triton.backend.sequences import Blur, Gradients, blur_by_axes, grads_by_axes, grads_by_maps
 from akm_triton.borders import SELF_ADJOINT
@@ -130,9 +131,13 @@ def _grads(
 
 def blur_axis(z: Tensor, a: Tensor, dim: int, border: str, adjoint: bool) -> Tensor:
     """T(a) along an axis, or its adjoint: one launch, nothing allocated but the result. Where the
-    border makes the adjoint another operator, plain torch."""
+    border makes the adjoint another operator, a few small products of PyTorch are added."""
     if adjoint and border not in SELF_ADJOINT:
-        return torch_backend.blur_axis(z, a, dim, border, adjoint)
+        if not adds_once(z.shape[dim], a.shape[-1] - 1):
+            return torch_backend.blur_axis(z, a, dim, border, adjoint)
+        y = blur_axis(z, a, dim, "zeros", False)
+        add_margins(y, z, a, dim, border)
+        return y
     x = _float32_for_interpreter(z)
     y = empty_like(x)
     if z.numel() > 0:

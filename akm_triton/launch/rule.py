@@ -301,8 +301,8 @@ def _half_blur_last(problem: Problem, device: Device) -> Config:
     if problem.pair:
         if problem.asymmetric:
             return a((4, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1)
-        stages = 2 if _roomy(device) else 1
-        return a((8, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
+        planes = 8 if _roomy(device) else 4
+        return a((planes, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2)
     if _roomiest(device) and problem.w <= 64 and not problem.asymmetric:
         return a((16, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
     planes, rows = 4 if problem.asymmetric else 8, 32 if _roomiest(device) else 16
