@@ -55,6 +55,15 @@ template <class T> struct Axis {
   // Take the taps that begin at these places.
   void set(const T* table, const Index* places) {
     gather(table, places, radius + 1, one);
+    arrange();
+  }
+  // The same in every lane
+  void set(const T* table, Index place) {
+    for (Index n = 0; n <= radius; ++n) one[n] = table[place + n] - Vec<T>{};
+    arrange();
+  }
+
+  void arrange() {
     if (dense) {
       std::fill(matrix, matrix + size * size, Vec<T>{});
       each_entry([&](Index i, Index j, Index n) {

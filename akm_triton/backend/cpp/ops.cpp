@@ -3,12 +3,13 @@
 // A vector holds one pixel of several planes, a plane in each lane: every plane has taps of its own,
 // and no sum crosses lanes, so a plane gives the same bits in any company. Channels that lie side by
 // side in memory (channels_last) are loaded as they are; planes that lie one after another are
-// transposed on their way in and out.
+// transposed on their way in and out. A blur alone of long rows has a shorter way, in direct.h.
 //
 // A group of planes goes down its rows a batch at a time. What T(b) makes of them waits in a ring of
 // rows until T(a) has summed it. An axis is a convolution with 2R+1 taps, or a product with the
 // matrix T where the axis is shorter than that.
 
+#include "direct.h"
 #include "products.h"
 #include "rows.h"
 #include "taps.h"
@@ -204,9 +205,10 @@ int akm_blur(
     int threads) {
   using T = NUMBER;
   const Tables<T> tables = v ? Tables<T>{{t, v + half}, {v, t + half}} : Tables<T>{{t, t + half}};
-  const Plan<T> plan(*job, threads);
+  const Plan<T> plan(*job, threads, !v);
   return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
-    blur<T>(plan, z, y, tables, from, to, scratch);
+    if (plan.direct) blur_directly<T>(plan, z, y, t, t + half, from, to, scratch);
+    else blur<T>(plan, z, y, tables, from, to, scratch);
   });
 }
 

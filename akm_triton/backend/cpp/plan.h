@@ -20,13 +20,23 @@ template <class T> struct Plan {
   const Job& job;
   int wide;
   bool dense, whole;  // whether T(a) is a matrix; whether its first rows read the last ones
+  bool direct;        // whether numbers stay as they lie in memory
+  Index columns;      // vectors of a row
   Index batch, ring;  // rows
 
-  Plan(const Job& job, int threads) : job(job), wide(job.last ? WIDE : 1) {
-    while (wide > 1 && (LANES<T> * (wide - 1) >= job.channels || tasks() < threads)) --wide;
+  // ``blurs`` is whether all that is wanted is one T(a) z T(b)ᵀ.
+  Plan(const Job& job, int threads, bool blurs = false) : job(job), wide(job.last ? WIDE : 1) {
+    const Index vectors = ceil_div<Index>(job.channels, LANES<T>);
+    const auto tiles = [&](int wide) { return ceil_div<Index>(vectors, wide); };
+    while (wide > 1 && (tiles(wide - 1) == tiles(wide) || tasks() < threads)) --wide;
     dense = job.height < 2 * job.radius + 1;
     whole = dense || job.down == Border::circular;
-    batch = std::min(job.height, ceil_div<Index>(std::max<Index>(BATCH / job.width, job.radius), ROWS) * ROWS);
+    const Index packed = ceil_div<Index>(job.width, LANES<T>);
+    const bool plain = !job.adjoint || (job.down != Border::reflect && job.down != Border::replicate);
+    direct = blurs && plain && !dense && job.width >= 2 * job.radius + 1 &&
+             (job.last || packed >= std::max<Index>(4, job.radius));  // rows of few vectors are slower so
+    columns = direct && !job.last ? packed : job.width;
+    batch = std::min(job.height, ceil_div<Index>(std::max<Index>(BATCH / columns, job.radius), ROWS) * ROWS);
     ring = whole ? job.height : std::min(job.height, batch + 2 * job.radius);
   }
   Index tasks() const { return Tile<T>::count(job, wide) * job.bands; }
