@@ -160,6 +160,32 @@ def test_every_op_against_scipy(
         compare(dt, exact.tap_grads(False), exact.tap_grads(True), BOUND[exact_dtype])
 
 
+@pytest.mark.sampled(("case", "stride"), ("layout", "border"))
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("stride", [(2, 2), (1, 3), (5, 4), (99, 1)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_a_stride_keeps(
+    dtype: torch.dtype, border: str, layout: str, stride: tuple[int, int],
+    case: tuple[tuple[int, ...], int], monkeypatch: pytest.MonkeyPatch, threads: None,
+) -> None:  # fmt: skip
+    """SciPy's rows and columns, sliced."""
+    no_pytorch(monkeypatch)
+    shape, radius = case
+    exact_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    z = arranged(random(*shape, seed=1, dtype=dtype), layout)
+    t = random(2, shape[1], radius + 1, seed=2, dtype=exact_dtype)
+    exact = Exact(z, z, t, t, border)
+
+    def wanted(z: Any, g: Any, a: Any, b: Any, *_: Any) -> Any:
+        return (a @ z @ b.T)[:: stride[0], :: stride[1]]
+
+    y = cpu.blur(z, t, border, stride=stride)
+    assert y.dtype == dtype
+    compare(y, exact.each(wanted, False), exact.each(wanted, True), BOUND[dtype])
+
+
 @pytest.mark.parametrize("truncate", [None, 2.5])
 @pytest.mark.parametrize("radius", [1, 7, 31, 255])
 @pytest.mark.parametrize("gaussian", FAMILIES)

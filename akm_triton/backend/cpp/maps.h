@@ -17,6 +17,17 @@ struct Job {
   Index adjoint;
   Index bands;                            // parts of the rows, which different threads may compute
   Index row_step, pixel_step;             // with ``last``: how far rows, and pixels of a row, lie apart
+  Index keep_down, keep_across;           // which rows and columns of a blur are kept: the first, and every so manieth
+
+  bool strides() const { return keep_down > 1 || keep_across > 1; }
+  // The maps of what is kept.
+  Job kept() const {
+    Job job = *this;
+    job.height = ceil_div(height, keep_down);
+    job.width = ceil_div(width, keep_across);
+    job.row_step = job.width * pixel_step;
+    return job;
+  }
 };
 
 // Planes that are computed together: one vector of them, or several of channels that lie side by side.

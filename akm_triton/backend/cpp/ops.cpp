@@ -18,7 +18,8 @@ namespace {
 
 template <class T> using Tables = std::vector<std::pair<const T*, const T*>>;
 
-// y = T(a) z T(b)ᵀ, or a sum of such terms: a and b of each are a pair of tables.
+// y = T(a) z T(b)ᵀ, or a sum of such terms, of the rows and columns that are kept: a and b of each are a pair of
+// tables.
 template <class T>
 void blur(
     const Plan<T>& plan, const T* z, T* y, const Tables<T>& tables, Index from, Index to,
@@ -32,22 +33,22 @@ void blur(
     Held<T> held;
     std::vector<Term> terms;
   };
-  const Job& job = plan.job;
+  const Job &job = plan.job, kept = job.kept();
   const Index w = job.width, batch = plan.batch;
   std::vector<Vector> vectors(plan.wide);
   Rows<T> x[WIDE], sums[WIDE];
   for (int k = 0; k < plan.wide; ++k)
     for (std::size_t t = 0; t < tables.size(); ++t) {
-      const Axis<T> axis(job.height, job.radius, job.down, job.adjoint, false, scratch);
-      const Axis<T> other(w, job.radius, job.across, job.adjoint, true, scratch);
-      const Rows<T> term{scratch.take<Vec<T>>(batch * w), w};
-      vectors[k].terms.push_back({axis, other, Ring<T>(axis, plan.ring, w, scratch), term});
+      const Axis<T> axis(job.height, job.radius, job.down, job.adjoint, false, scratch, job.keep_down);
+      const Axis<T> other(w, job.radius, job.across, job.adjoint, true, scratch, job.keep_across);
+      const Rows<T> term{scratch.take<Vec<T>>(batch * kept.width), kept.width};
+      vectors[k].terms.push_back({axis, other, Ring<T>(axis, plan.ring, kept.width, scratch), term});
       if (t == 0) x[k] = other.rows(batch, scratch), sums[k] = term;
     }
-  Vec<T>* room = scratch.take<Vec<T>>(batch * w);
+  Vec<T>*room = scratch.take<Vec<T>>(batch * w), *row_room = scratch.take<Vec<T>>(w + 2 * job.radius + job.keep_across);
   for (Index i = from; i < to; ++i) {
     const Task<T> task(plan, i);
-    const Tile<T>& tile = task.tile;
+    const Tile<T> &tile = task.tile, out(kept, plan.wide, i / job.bands);
     for (int k = 0; k < tile.vectors; ++k)
       if (const Index* taps = tile.taps + k * LANES<T>; vectors[k].held.change(taps))
         for (std::size_t t = 0; t < tables.size(); ++t) {
@@ -61,7 +62,7 @@ void blur(
         for (int k = 0; k < tile.vectors; ++k) {
           enter(vectors[k].terms[0].across, x[k], n);
           for (const Term& term : vectors[k].terms) {
-            across(term.across, x[k], n, term.ring.from(done));
+            across(term.across, x[k], n, term.ring.from(done), row_room);
             enter(term.down, term.ring, done, n);
           }
         }
@@ -69,9 +70,9 @@ void blur(
       for (int k = 0; k < tile.vectors; ++k) {
         for (const Term& term : vectors[k].terms) down(term.down, term.ring, row, stop, term.y);
         for (std::size_t t = 1; t < tables.size(); ++t)
-          for (Index p = 0; p < (stop - row) * w; ++p) sums[k].at[p] += vectors[k].terms[t].y.at[p];
+          for (Index p = 0; p < (stop - row) * kept.width; ++p) sums[k].at[p] += vectors[k].terms[t].y.at[p];
       }
-      tile.store(y, row, stop, sums);
+      out.store(y, row, stop, sums);
     });
   }
 }
