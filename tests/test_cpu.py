@@ -160,6 +160,26 @@ def test_every_op_against_scipy(
         compare(dt, exact.tap_grads(False), exact.tap_grads(True), BOUND[exact_dtype])
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape", "radius"),
+    [
+        ("channels_last", (2, 21, 12, 11), 2), ("channels_last", (1, 100, 9, 20), 3),
+        ("nchw", (2, 3, 9, 67), 2), ("nchw", (1, 1, 40, 130), 7),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("border", BORDERS)
+def test_maps_that_stay_as_they_lie(
+    border: str, layout: str, shape: tuple[int, ...], radius: int, threads: None
+) -> None:
+    """Vectors and rows that end within a vector, and the last pixels of the memory."""
+    for dtype in (torch.float32, torch.float64):
+        z = random(*shape, seed=1, dtype=dtype, layout=layout)
+        t = random(2, shape[1], radius + 1, seed=2, dtype=dtype)
+        exact = Exact(z, z, t, t, border)
+        wanted = [exact.each(lambda z, g, a, b, *_: a @ z @ b.T, size) for size in (False, True)]
+        compare(cpu.blur(z, t, border), *wanted, BOUND[dtype])
+
+
 @pytest.mark.sampled(("case", "stride"), ("layout", "border"))
 @pytest.mark.parametrize("case", SHAPES, ids=str)
 @pytest.mark.parametrize("stride", [(2, 2), (1, 3), (5, 4), (99, 1)], ids=str)
