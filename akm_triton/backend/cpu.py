@@ -280,7 +280,7 @@ def _blur(
             None if other is None else other.data_ptr(), step, threads,
         )
     )  # fmt: skip
-    return _as(z, y)
+    return _as(z, y, last)
 
 
 def _gradients(
@@ -304,7 +304,7 @@ def _gradients(
     if t.dim() == 3:
         grads = grads.sum(1) if x.shape[0] > 1 else grads[:, 0]
     grads = grads.sum_to_size(t.shape).to(t.dtype)
-    return None if dx is None else _as(z, dx), grads
+    return None if dx is None else _as(z, dx, last), grads
 
 
 class _Rows(NamedTuple):
@@ -427,9 +427,10 @@ def _packed(x: Tensor, z: Tensor, library: _Library) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
-def _as(z: Tensor, y: Tensor) -> Tensor:
-    """y in the dtype and memory format of z."""
-    return y if y.dtype == z.dtype and not is_channels_last(z) else format_as(z, y)
+def _as(z: Tensor, y: Tensor, last: bool = False) -> Tensor:
+    """y in the dtype and memory format of z; ``last`` tells that both are in channels_last."""
+    kept = y.dtype == z.dtype and (last or not is_channels_last(z))
+    return y if kept else format_as(z, y)
 
 
 def _taps(t: Tensor, x: Tensor) -> tuple[Tensor, int]:
