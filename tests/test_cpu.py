@@ -160,6 +160,52 @@ def test_every_op_against_scipy(
         compare(dt, exact.tap_grads(False), exact.tap_grads(True), BOUND[exact_dtype])
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape", "radius"),
+    [
+        ("channels_last", (2, 21, 12, 11), 2), ("channels_last", (1, 100, 9, 20), 3),
+        ("nchw", (2, 3, 9, 67), 2), ("nchw", (1, 1, 40, 130), 7),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("border", BORDERS)
+def test_maps_that_stay_as_they_lie(
+    border: str, layout: str, shape: tuple[int, ...], radius: int, threads: None
+) -> None:
+    """Vectors and rows that end within a vector, and the last pixels of the memory."""
+    for dtype in (torch.float32, torch.float64):
+        z = random(*shape, seed=1, dtype=dtype, layout=layout)
+        t = random(2, shape[1], radius + 1, seed=2, dtype=dtype)
+        exact = Exact(z, z, t, t, border)
+        wanted = [exact.each(lambda z, g, a, b, *_: a @ z @ b.T, size) for size in (False, True)]
+        compare(cpu.blur(z, t, border), *wanted, BOUND[dtype])
+
+
+@pytest.mark.sampled(("case", "stride"), ("layout", "border"))
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("stride", [(2, 2), (1, 3), (5, 4), (99, 1)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_a_stride_keeps(
+    dtype: torch.dtype, border: str, layout: str, stride: tuple[int, int],
+    case: tuple[tuple[int, ...], int], monkeypatch: pytest.MonkeyPatch, threads: None,
+) -> None:  # fmt: skip
+    """SciPy's rows and columns, sliced."""
+    no_pytorch(monkeypatch)
+    shape, radius = case
+    exact_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    z = arranged(random(*shape, seed=1, dtype=dtype), layout)
+    t = random(2, shape[1], radius + 1, seed=2, dtype=exact_dtype)
+    exact = Exact(z, z, t, t, border)
+
+    def wanted(z: Any, g: Any, a: Any, b: Any, *_: Any) -> Any:
+        return (a @ z @ b.T)[:: stride[0], :: stride[1]]
+
+    y = cpu.blur(z, t, border, stride=stride)
+    assert y.dtype == dtype
+    compare(y, exact.each(wanted, False), exact.each(wanted, True), BOUND[dtype])
+
+
 @pytest.mark.parametrize("truncate", [None, 2.5])
 @pytest.mark.parametrize("radius", [1, 7, 31, 255])
 @pytest.mark.parametrize("gaussian", FAMILIES)

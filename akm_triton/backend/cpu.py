@@ -23,6 +23,7 @@ from akm_triton.backend import torch as torch_backend
 from akm_triton.backend.layout import (
     Stride,
     channels_last,
+    empty_like,
     format_as,
     is_channels_last,
     tap_strides,
@@ -35,7 +36,7 @@ SOURCE = Path(__file__).parent / "cpp" / "ops.cpp"
 GRAIN = 32768
 """Pixels that are worth a thread."""
 
-_Job = ctypes.c_ssize_t * 14
+_Job = ctypes.c_ssize_t * 16
 _NUMBERS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -141,11 +142,11 @@ def blur(
     z: Tensor, t: Tensor, border: str, adjoint: bool = False, stride: Stride = (1, 1)
 ) -> Tensor:
     """y = T(a) z T(b)ᵀ, or with ``adjoint`` T(a)ᵀ z T(b); of its rows and columns those that
-    ``stride`` keeps, which PyTorch's operations compute alone."""
-    library = None if stride != (1, 1) else _library_for(z, t)
+    ``stride`` keeps; the others are not computed."""
+    library = None if adjoint and stride != (1, 1) else _library_for(z, t)
     if library is None:
         return torch_backend.blur(z, t, border, adjoint, stride)
-    return _blur(library, z, t, None, border, adjoint)
+    return _blur(library, z, t, None, border, adjoint, stride)
 
 
 def blur_pair(z: Tensor, t: Tensor, v: Tensor, border: str, adjoint: bool = False) -> Tensor:
@@ -264,13 +265,14 @@ def _library_for(*tensors: Tensor) -> _Library | None:
 
 
 def _blur(
-    library: _Library, z: Tensor, t: Tensor, v: Tensor | None, border: str, adjoint: bool
-) -> Tensor:
+    library: _Library, z: Tensor, t: Tensor, v: Tensor | None, border: str, adjoint: bool,
+    stride: Stride = (1, 1),
+) -> Tensor:  # fmt: skip
     x, last = _packed(z, z, library)
     t, step = _taps(t, x)
-    y = torch.empty_like(x)
+    y = empty_like(x, stride)
     threads, bands = _shares(library, x, t.shape[-1] - 1, border)
-    job = _job(x, last, t, border, adjoint, bands)
+    job = _job(x, last, t, border, adjoint, bands, stride)
     other = None if v is None else _taps(v, x)[0]
     _check(
         library.blur(
@@ -278,7 +280,7 @@ def _blur(
             None if other is None else other.data_ptr(), step, threads,
         )
     )  # fmt: skip
-    return _as(z, y)
+    return _as(z, y, last)
 
 
 def _gradients(
@@ -302,7 +304,7 @@ def _gradients(
     if t.dim() == 3:
         grads = grads.sum(1) if x.shape[0] > 1 else grads[:, 0]
     grads = grads.sum_to_size(t.shape).to(t.dtype)
-    return None if dx is None else _as(z, dx), grads
+    return None if dx is None else _as(z, dx, last), grads
 
 
 class _Rows(NamedTuple):
@@ -329,7 +331,7 @@ class _Rows(NamedTuple):
             strides = tap_strides(taps.shape)
         return _Job(
             self.samples, self.channels, self.rows, self.columns, self.last, radius, *strides,
-            rule, rule, adjoint, bands, self.row_step, self.pixel_step,
+            rule, rule, adjoint, bands, self.row_step, self.pixel_step, 1, 1,
         )  # fmt: skip
 
     def taps(self, a: Tensor) -> Tensor:
@@ -425,9 +427,10 @@ def _packed(x: Tensor, z: Tensor, library: _Library) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
-def _as(z: Tensor, y: Tensor) -> Tensor:
-    """y in the dtype and memory format of z."""
-    return y if y.dtype == z.dtype and not is_channels_last(z) else format_as(z, y)
+def _as(z: Tensor, y: Tensor, last: bool = False) -> Tensor:
+    """y in the dtype and memory format of z; ``last`` tells that both are in channels_last."""
+    kept = y.dtype == z.dtype and (last or not is_channels_last(z))
+    return y if kept else format_as(z, y)
 
 
 def _taps(t: Tensor, x: Tensor) -> tuple[Tensor, int]:
@@ -437,13 +440,15 @@ def _taps(t: Tensor, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _job(
-    x: Tensor, last: bool, t: Tensor, border: str, adjoint: bool, bands: int
-) -> ctypes.Array[ctypes.c_ssize_t]:
+    x: Tensor, last: bool, t: Tensor, border: str, adjoint: bool, bands: int,
+    stride: Stride = (1, 1),
+) -> ctypes.Array[ctypes.c_ssize_t]:  # fmt: skip
     n, c, h, w = x.shape
     radius, rule = t.shape[-1] - 1, BORDERS.index(border)
     return _Job(
-        n, c, h, w, last, radius, *tap_strides(t.shape[1:]), rule, rule, adjoint, bands, w * c, c
-    )
+        n, c, h, w, last, radius, *tap_strides(t.shape[1:]), rule, rule, adjoint, bands, w * c, c,
+        *stride,
+    )  # fmt: skip
 
 
 def _shares(library: _Library, x: Tensor, radius: int, border: str) -> tuple[int, int]:

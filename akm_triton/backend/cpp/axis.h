@@ -30,14 +30,15 @@ Index fold(Index i, Index n, Border border) {
 // Tᵀ = D T D⁻¹ with D = ½ at the ends and 1 elsewhere. For "replicate" it is the convolution with zeros
 // outside, and the two ends also get what replicated them.
 template <class T> struct Axis {
-  Index size, radius;
+  Index size, radius, step, kept;  // of the output every step-th pixel is kept
   bool dense, halves, tails, transposed;
   Index* folded;  // place i at folded[radius + i], from −radius to size + radius
+  Index* phased = nullptr;  // with a step: where in a row that is split by it lies what tap n needs for output 0
   Vec<T>*one, *taps = nullptr, *matrix = nullptr, *tail = nullptr;
 
-  // A dense matrix is (output, input), or with ``inputs_first`` (input, output).
-  Axis(Index size, Index radius, Border border, bool adjoint, bool inputs_first, Scratch& scratch)
-      : size(size), radius(radius), dense(size < 2 * radius + 1),
+  // A dense matrix is (output, input), or with ``inputs_first`` (input, output). A step is for T alone.
+  Axis(Index size, Index radius, Border border, bool adjoint, bool inputs_first, Scratch& scratch, Index step = 1)
+      : size(size), radius(radius), step(step), kept(ceil_div(size, step)), dense(size < 2 * radius + 1),
         halves(!dense && adjoint && border == Border::reflect),
         tails(!dense && adjoint && border == Border::replicate),
         transposed(adjoint != inputs_first), folded(scratch.take<Index>(size + 2 * radius)),
@@ -50,15 +51,28 @@ template <class T> struct Axis {
       taps = scratch.take<Vec<T>>(2 * radius + 3) + 1;
       tail = scratch.take<Vec<T>>(radius);
     }
+    if (dense || step == 1) return;
+    phased = scratch.take<Index>(2 * radius + 1);
+    for (Index n = 0; n < 2 * radius + 1; ++n) phased[n] = phase(n);
   }
+  Index phase(Index place) const { return place % step * ceil_div(size + 2 * radius, step) + place / step; }
 
   // Take the taps that begin at these places.
   void set(const T* table, const Index* places) {
     gather(table, places, radius + 1, one);
+    arrange();
+  }
+  // The same in every lane
+  void set(const T* table, Index place) {
+    for (Index n = 0; n <= radius; ++n) one[n] = table[place + n] - Vec<T>{};
+    arrange();
+  }
+
+  void arrange() {
     if (dense) {
       std::fill(matrix, matrix + size * size, Vec<T>{});
       each_entry([&](Index i, Index j, Index n) {
-        matrix[transposed ? j * size + i : i * size + j] += one[n];
+        if (i % step == 0) matrix[transposed ? j * kept + i / step : i / step * size + j] += one[n];
       });
       return;
     }
@@ -102,7 +116,7 @@ template <class T>
 void sum_across(const Axis<T>& axis, Rows<T> x, Index rows, Index first, Index stop, Rows<T> y) {
   const Index w = axis.size, r = axis.radius, n = stop - first;
   if (axis.dense)
-    return sum_rows<T, ROWS>(y, rows, w, {x.at, x.stride, 1}, w, Strided<T>{axis.matrix, 0, w});
+    return sum_rows<T, ROWS>(y, rows, axis.kept, {x.at, x.stride, 1}, w, Strided<T>{axis.matrix, 0, axis.kept});
   sum_rows<T, 1>(y, rows, n, {axis.taps, 0, 1}, 2 * r + 1, Strided<T>{x.at - r, x.stride, 1});
   if (axis.halves || axis.tails)
     axis.each_end(first, stop, [&](Index end, Index inwards) {
@@ -115,8 +129,8 @@ void sum_across(const Axis<T>& axis, Rows<T> x, Index rows, Index first, Index s
     });
 }
 
-// y[i] = T x[i] along rows; x gets its borders.
-template <class T> void across(const Axis<T>& axis, Rows<T> x, Index rows, Rows<T> y) {
+// y[i] = T x[i] along rows; x gets its borders. With a step, ``room`` takes a row with borders.
+template <class T> void across(const Axis<T>& axis, Rows<T> x, Index rows, Rows<T> y, Vec<T>* room = nullptr) {
   const Index w = axis.size, r = axis.radius;
   for (Index i = 0; i < rows && !axis.dense; ++i) {
     Vec<T>* p = x[i];
@@ -126,7 +140,15 @@ template <class T> void across(const Axis<T>& axis, Rows<T> x, Index rows, Rows<
       p[w + n] = after < 0 ? Vec<T>{} : p[after];
     }
   }
-  sum_across(axis, x, rows, 0, w, y);
+  if (axis.dense || axis.step == 1) return sum_across(axis, x, rows, 0, w, y);
+  // A row is split into as many as the step: what a tap needs for one output after another lies side by side.
+  for (Index i = 0; i < rows; ++i) {
+    for (Index first = 0; first < axis.step; ++first) {
+      Vec<T>* to = room + axis.phase(first);
+      for (Index place = first; place < w + 2 * r; place += axis.step) *to++ = x[i][place - r];
+    }
+    sum_rows<T, 1>({y[i], 0}, 1, axis.kept, {axis.taps, 0, 1}, 2 * r + 1, Placed<T>{room, axis.phased});
+  }
 }
 
 // Rows of a map on their way down an axis: the last ones that T still needs.
@@ -155,13 +177,15 @@ template <class T> void enter(const Axis<T>& axis, const Ring<T>& ring, Index fi
     axis.each_end(first, first + rows, [&](Index end, Index) { scale<T>(ring[end], ring.stride, 2); });
 }
 
-// y = rows first … stop of T times the rows in the ring.
+// y = rows first … stop of T times the rows in the ring, counted as they are kept.
 template <class T>
 void down(const Axis<T>& axis, const Ring<T>& ring, Index first, Index stop, Rows<T> y) {
   const Index w = ring.stride, r = axis.radius, h = axis.size, rows = stop - first;
   const Vec<T>* const* x = ring.extended;
   if (axis.dense)
     return sum_rows<T, ROWS>(y, rows, w, {axis.matrix + first * h, h, 1}, h, Listed<T>{x + r, 0});
+  if (axis.step > 1)
+    return sum_rows<T, 1>(y, rows, w, {axis.taps, 0, 1}, 2 * r + 1, Listed<T>{x + first * axis.step, axis.step});
   sum_rows<T, ROWS>(y, rows, w, {axis.taps, -1, 1}, 2 * r + 1, Listed<T>{x + first, 1});
   axis.each_end(first, stop, [&](Index end, Index inwards) {
     Vec<T>* row = y[end - first];

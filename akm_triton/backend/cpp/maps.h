@@ -17,6 +17,17 @@ struct Job {
   Index adjoint;
   Index bands;                            // parts of the rows, which different threads may compute
   Index row_step, pixel_step;             // with ``last``: how far rows, and pixels of a row, lie apart
+  Index keep_down, keep_across;           // which rows and columns of a blur are kept: the first, and every so manieth
+
+  bool strides() const { return keep_down > 1 || keep_across > 1; }
+  // The maps of what is kept.
+  Job kept() const {
+    Job job = *this;
+    job.height = ceil_div(height, keep_down);
+    job.width = ceil_div(width, keep_across);
+    job.row_step = job.width * pixel_step;
+    return job;
+  }
 };
 
 // Planes that are computed together: one vector of them, or several of channels that lie side by side.
@@ -74,14 +85,18 @@ template <class T> struct Tile {
       for (Index i = 0; i < rows; ++i) gather(z + (first + i) * width + from, offset, to - from, (*x)[i]);
       return;
     }
+    const Index step = pixel_step, count = to - from;
     for (Index i = 0; i < rows; ++i) {
-      const T* p = z + offset[0] + (first + i) * row_step + from * pixel_step;
-      for (Index w = 0; w < to - from; ++w, p += pixel_step)
-        for (int k = 0; k < vectors; ++k) {
-          Vec<T>* to = &x[k][i][w];
-          if (p + (k + 1) * L <= z + size) std::memcpy(to, p + k * L, BYTES);
-          else *to = Vec<T>{}, std::memcpy(to, p + k * L, lanes(k) * sizeof(T));
-        }
+      const T* p = z + offset[0] + (first + i) * row_step + from * step;
+      // the last vector of channels may reach beyond the maps
+      const Index safe = p + (count - 1) * step + vectors * L <= z + size ? vectors : vectors - 1;
+      for (int k = 0; k < vectors; ++k, p += L) {
+        Vec<T>* x_k = x[k][i];
+        if (k < safe)
+          for (Index w = 0; w < count; ++w) std::memcpy(x_k + w, p + w * step, BYTES);
+        else
+          for (Index w = 0; w < count; ++w) x_k[w] = Vec<T>{}, std::memcpy(x_k + w, p + w * step, lanes(k) * sizeof(T));
+      }
     }
   }
   void store(T* y, Index first, Index stop, const Rows<T>* x) const {  // x without gaps
@@ -104,8 +119,8 @@ template <class T> struct Tile {
   }
   static void put(T* to, const Vec<T>& x, int lanes) {
     const char* from = reinterpret_cast<const char*>(&x);
-#pragma GCC unroll 4
-    for (int part = L / 2; part; part /= 2)  // of a fixed size each
+#pragma GCC unroll 5
+    for (int part = L; part; part /= 2)  // of a fixed size each
       if (lanes & part) {
         std::memcpy(to, from, part * sizeof(T));
         to += part, from += part * sizeof(T);

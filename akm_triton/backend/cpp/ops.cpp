@@ -3,12 +3,13 @@
 // A vector holds one pixel of several planes, a plane in each lane: every plane has taps of its own,
 // and no sum crosses lanes, so a plane gives the same bits in any company. Channels that lie side by
 // side in memory (channels_last) are loaded as they are; planes that lie one after another are
-// transposed on their way in and out.
+// transposed on their way in and out. A blur alone of long rows has a shorter way, in direct.h.
 //
 // A group of planes goes down its rows a batch at a time. What T(b) makes of them waits in a ring of
 // rows until T(a) has summed it. An axis is a convolution with 2R+1 taps, or a product with the
 // matrix T where the axis is shorter than that.
 
+#include "direct.h"
 #include "products.h"
 #include "rows.h"
 #include "taps.h"
@@ -17,7 +18,8 @@ namespace {
 
 template <class T> using Tables = std::vector<std::pair<const T*, const T*>>;
 
-// y = T(a) z T(b)ᵀ, or a sum of such terms: a and b of each are a pair of tables.
+// y = T(a) z T(b)ᵀ, or a sum of such terms, of the rows and columns that are kept: a and b of each are a pair of
+// tables.
 template <class T>
 void blur(
     const Plan<T>& plan, const T* z, T* y, const Tables<T>& tables, Index from, Index to,
@@ -31,22 +33,22 @@ void blur(
     Held<T> held;
     std::vector<Term> terms;
   };
-  const Job& job = plan.job;
+  const Job &job = plan.job, kept = job.kept();
   const Index w = job.width, batch = plan.batch;
   std::vector<Vector> vectors(plan.wide);
   Rows<T> x[WIDE], sums[WIDE];
   for (int k = 0; k < plan.wide; ++k)
     for (std::size_t t = 0; t < tables.size(); ++t) {
-      const Axis<T> axis(job.height, job.radius, job.down, job.adjoint, false, scratch);
-      const Axis<T> other(w, job.radius, job.across, job.adjoint, true, scratch);
-      const Rows<T> term{scratch.take<Vec<T>>(batch * w), w};
-      vectors[k].terms.push_back({axis, other, Ring<T>(axis, plan.ring, w, scratch), term});
+      const Axis<T> axis(job.height, job.radius, job.down, job.adjoint, false, scratch, job.keep_down);
+      const Axis<T> other(w, job.radius, job.across, job.adjoint, true, scratch, job.keep_across);
+      const Rows<T> term{scratch.take<Vec<T>>(batch * kept.width), kept.width};
+      vectors[k].terms.push_back({axis, other, Ring<T>(axis, plan.ring, kept.width, scratch), term});
       if (t == 0) x[k] = other.rows(batch, scratch), sums[k] = term;
     }
-  Vec<T>* room = scratch.take<Vec<T>>(batch * w);
+  Vec<T>*room = scratch.take<Vec<T>>(batch * w), *row_room = scratch.take<Vec<T>>(w + 2 * job.radius + job.keep_across);
   for (Index i = from; i < to; ++i) {
     const Task<T> task(plan, i);
-    const Tile<T>& tile = task.tile;
+    const Tile<T> &tile = task.tile, out(kept, plan.wide, i / job.bands);
     for (int k = 0; k < tile.vectors; ++k)
       if (const Index* taps = tile.taps + k * LANES<T>; vectors[k].held.change(taps))
         for (std::size_t t = 0; t < tables.size(); ++t) {
@@ -60,7 +62,7 @@ void blur(
         for (int k = 0; k < tile.vectors; ++k) {
           enter(vectors[k].terms[0].across, x[k], n);
           for (const Term& term : vectors[k].terms) {
-            across(term.across, x[k], n, term.ring.from(done));
+            across(term.across, x[k], n, term.ring.from(done), row_room);
             enter(term.down, term.ring, done, n);
           }
         }
@@ -68,9 +70,9 @@ void blur(
       for (int k = 0; k < tile.vectors; ++k) {
         for (const Term& term : vectors[k].terms) down(term.down, term.ring, row, stop, term.y);
         for (std::size_t t = 1; t < tables.size(); ++t)
-          for (Index p = 0; p < (stop - row) * w; ++p) sums[k].at[p] += vectors[k].terms[t].y.at[p];
+          for (Index p = 0; p < (stop - row) * kept.width; ++p) sums[k].at[p] += vectors[k].terms[t].y.at[p];
       }
-      tile.store(y, row, stop, sums);
+      out.store(y, row, stop, sums);
     });
   }
 }
@@ -204,9 +206,10 @@ int akm_blur(
     int threads) {
   using T = NUMBER;
   const Tables<T> tables = v ? Tables<T>{{t, v + half}, {v, t + half}} : Tables<T>{{t, t + half}};
-  const Plan<T> plan(*job, threads);
+  const Plan<T> plan(*job, threads, !v);
   return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
-    blur<T>(plan, z, y, tables, from, to, scratch);
+    if (plan.direct) blur_directly<T>(plan, z, y, t, t + half, from, to, scratch);
+    else blur<T>(plan, z, y, tables, from, to, scratch);
   });
 }
 

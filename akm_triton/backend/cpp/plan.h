@@ -20,33 +20,43 @@ template <class T> struct Plan {
   const Job& job;
   int wide;
   bool dense, whole;  // whether T(a) is a matrix; whether its first rows read the last ones
+  bool direct;        // whether numbers stay as they lie in memory
+  Index columns;      // vectors of a row
   Index batch, ring;  // rows
 
-  Plan(const Job& job, int threads) : job(job), wide(job.last ? WIDE : 1) {
-    while (wide > 1 && (LANES<T> * (wide - 1) >= job.channels || tasks() < threads)) --wide;
+  // ``blurs`` is whether all that is wanted is one T(a) z T(b)ᵀ.
+  Plan(const Job& job, int threads, bool blurs = false) : job(job), wide(job.last ? WIDE : 1) {
+    const Index vectors = ceil_div<Index>(job.channels, LANES<T>);
+    const auto tiles = [&](int wide) { return ceil_div<Index>(vectors, wide); };
+    while (wide > 1 && (tiles(wide - 1) == tiles(wide) || tasks() < threads)) --wide;
     dense = job.height < 2 * job.radius + 1;
     whole = dense || job.down == Border::circular;
-    batch = std::min(job.height, ceil_div<Index>(std::max<Index>(BATCH / job.width, job.radius), ROWS) * ROWS);
-    ring = whole ? job.height : std::min(job.height, batch + 2 * job.radius);
+    const Index packed = ceil_div<Index>(job.width, LANES<T>);
+    const bool plain = !job.adjoint || (job.down != Border::reflect && job.down != Border::replicate);
+    direct = blurs && plain && !dense && !job.strides() && job.width >= 2 * job.radius + 1 &&
+             (job.last || packed >= std::max<Index>(4, job.radius));  // rows of few vectors are slower so
+    columns = direct && !job.last ? packed : job.width;
+    batch = std::min(job.height, ceil_div<Index>(std::max<Index>(BATCH / columns, job.radius), ROWS) * ROWS);
+    ring = whole ? job.height : std::min(job.height, batch * job.keep_down + 2 * job.radius);
   }
   Index tasks() const { return Tile<T>::count(job, wide) * job.bands; }
 };
 
 template <class T> struct Task {
   Tile<T> tile;
-  Index band, first, stop;  // rows
+  Index band, first, stop;  // rows that are kept
   Task(const Plan<T>& plan, Index i)
-      : tile(plan.job, plan.wide, i / plan.job.bands), band(i % plan.job.bands),
-        first(plan.job.height * band / plan.job.bands),
-        stop(plan.job.height * (band + 1) / plan.job.bands) {}
+      : tile(plan.job, plan.wide, i / plan.job.bands), band(i % plan.job.bands), first(part(plan.job, band)),
+        stop(part(plan.job, band + 1)) {}
+  static Index part(const Job& job, Index band) { return ceil_div(job.height, job.keep_down) * band / job.bands; }
 
   // step(row, stop, done, needed) for each batch of rows: before it, rows up to ``done`` were needed
   template <class F> void each_batch(const Plan<T>& plan, Index batch, F step) const {
-    const Index h = plan.job.height, r = plan.job.radius;
-    Index done = plan.whole ? 0 : std::max<Index>(0, first - r);
+    const Index h = plan.job.height, r = plan.job.radius, keep = plan.job.keep_down;
+    Index done = plan.whole ? 0 : std::max<Index>(0, first * keep - r);
     for (Index row = first, end; row < stop; row = end) {
       end = std::min(row + batch, stop);
-      const Index needed = plan.whole ? h : std::min(h, end + r);
+      const Index needed = plan.whole ? h : std::min(h, (end - 1) * keep + r + 1);
       step(row, end, done, needed);
       done = needed;
     }

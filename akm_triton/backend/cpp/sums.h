@@ -27,6 +27,11 @@ template <class T> struct Strided {
   Index by_row, by_term;
   const Vec<T>* operator()(Index i, Index k) const { return at + i * by_row + k * by_term; }
 };
+template <class T> struct Placed {
+  const Vec<T>* at;
+  const Index* place;
+  const Vec<T>* operator()(Index, Index k) const { return at + place[k]; }
+};
 template <class T> struct Listed {
   const Vec<T>* const* at;
   Index by_row;
