@@ -77,8 +77,9 @@ def _apply_along(
     z = z if autocast is None else z.to(autocast)
     chosen = choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    tensors = [x.to(dtype) for x in (each if s is None else [*each, s])]
-    tensors = list(torch.broadcast_tensors(*tensors))
+    tensors = [x if x.dtype == dtype else x.to(dtype) for x in (each if s is None else [*each, s])]
+    if len(tensors) > 1:
+        tensors = list(torch.broadcast_tensors(*tensors))
     each, s = tensors[: len(each)], tensors[-1] if s is not None else None
     batched = len(of_map) == count + 2
     batch = z if batched else z[None]
