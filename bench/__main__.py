@@ -19,6 +19,7 @@ COMMANDS = {
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, with Triton's launcher"),
     "predict": ("bench.predict.command", "speed predicted from machine code; needs no GPU"),
+    "predict-dimensions": ("bench.predict.dimensions", "the same of signals and volumes"),
     "candidates": ("bench.predict.candidates", "the tuner's order of candidates, and predict's"),
     "codegen": ("bench.codegen", "what the kernels compile to; needs no GPU"),
     "tune-device": ("bench.tune_device", "tune this GPU and write its device table"),
@@ -29,7 +30,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     if argv == ["list"]:
         for name, (_, purpose) in COMMANDS.items():
-            print(f"{name:<13} {purpose}")
+            print(f"{name:<18} {purpose}")
         return 0
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m bench {{list,{','.join(COMMANDS)}}} [options]", file=sys.stderr)

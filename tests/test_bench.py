@@ -152,11 +152,14 @@ KEYS = {
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
     "predict": {"machine", "op", "shape", "radius", "bytes", "predicted", "of_copy", "sensitivity"},
+    "predict-dimensions": {"machine", "op", "shape", "radius", "bytes", "moved", "predicted"},
     "candidates": {"machine", "op", "shape", "radius", "place", "tiles", "effort", "predicted"},
     "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
     "fewshot": {"iteration", "loss", "val"},
 }
-UNTIMED = {"digits", "accuracy", "predict", "candidates", "correctness", "fewshot"}
+UNTIMED = {
+    "digits", "accuracy", "predict", "predict-dimensions", "candidates", "correctness", "fewshot",
+}  # fmt: skip
 COMMITTED = sorted(results.ROOT.glob("*/**/*.json"))
 
 
