@@ -9,6 +9,7 @@ COMMANDS = {
     "correctness": ("bench.correctness", "check every kind of kernel on this GPU against float64"),
     "kernel-size": ("bench.kernel_size", "throughput over kernel size, next to every rival"),
     "shapes": ("bench.shapes", "throughput on the maps of common networks, next to every rival"),
+    "dimensions": ("bench.dimensions", "throughput on signals and volumes, next to every rival"),
     "scaling": ("bench.scaling", "time over batch, channels and map size"),
     "accuracy": ("bench.accuracy", "errors against float64, ours and each rival's"),
     "roofline": ("bench.roofline", "every kernel, and the two ceilings of the device"),
