@@ -63,7 +63,7 @@ def _blur_axis_decomposes(
     return torch.compiler.is_exporting() and not adjoint
 
 
-def _blur_axis_vjp(
+def blur_axis_vjp(
     needs: Needs, z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, backend: str,
     g: Tensor | None,
 ) -> Grads:  # fmt: skip
@@ -91,7 +91,7 @@ _blur_axis = define(
     "blur_axis_r1(Tensor z, Tensor a, int axis, str border, bool adjoint, str backend) -> Tensor",
     _blur_axis_kernel,
     fake=lambda z, *others: empty_like(z),
-    vjp=_blur_axis_vjp,
+    vjp=blur_axis_vjp,
     jvp=_blur_axis_jvp,
     vmap=partial(batching.into_batch, maps=1, taps=1, lead=0),
     decomposes=_blur_axis_decomposes,

@@ -77,8 +77,9 @@ def _apply_along(
     z = z if autocast is None else z.to(autocast)
     chosen = choose_backend(backend, z, max_radius)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    tensors = [x.to(dtype) for x in (each if s is None else [*each, s])]
-    tensors = list(torch.broadcast_tensors(*tensors))
+    tensors = [x if x.dtype == dtype else x.to(dtype) for x in (each if s is None else [*each, s])]
+    if len(tensors) > 1:
+        tensors = list(torch.broadcast_tensors(*tensors))
     each, s = tensors[: len(each)], tensors[-1] if s is not None else None
     batched = len(of_map) == count + 2
     batch = z if batched else z[None]
@@ -123,6 +124,10 @@ def modulate(
     backward; on a CPU C++, compiled at the first call; elsewhere plain PyTorch, with the same
     result.
 
+    Every window looks both ways: a blur of the past alone is another kernel, and not here. With a
+    delay this one is causal: pad a signal of length L by 2 R on the left, blur it, and keep
+    ``[R : R + L]``. Output i then comes from inputs i − 2 R to i, with its centre at i − R.
+
     Args:
         z: maps, ``(N, C, H, W)`` or ``(C, H, W)``, or volumes, ``(N, C, D, H, W)``; with ``axes``
             also signals, ``(N, C, L)``. float16, bfloat16, float32 or float64 (the last not on
@@ -141,8 +146,8 @@ def modulate(
             renormalised.
         stride: keeps every stride-th row and column, from the first; the others are never written,
             and on the PyTorch path not computed. An int, or a tuple of one for each of ``axes``. σ
-            counts pixels of z, before the stride. Of an axis that is blurred alone, as in a signal,
-            all is computed.
+            counts pixels of z, before the stride. Of an axis that is blurred alone, as in a signal
+            or down the depth of a volume, all is computed, and what is not kept then dropped.
         axes: which are blurred, counted from the last: ``None`` for all, rows and columns or depth
             too. ``-1`` for signals, ``(N, C, L)`` or ``(C, L)``; ``(-3, -2, -1)`` for a volume
             without samples, ``(C, D, H, W)``. Of a map, ``-2`` is down the columns, ``-1`` along
@@ -215,6 +220,11 @@ def gaussian_blur(
         >>> y = gaussian_blur(z, 1.0)
         >>> bool(y[0, 0, 3, 3] < 0.3), round(float(y.sum()), 5)
         (True, 1.0)
+        >>> pulse = torch.nn.functional.one_hot(torch.tensor([[20]]), 50).float()
+        >>> padded = torch.nn.functional.pad(pulse, (8, 0))  # causal, see ``modulate``
+        >>> late = gaussian_blur(padded, 1.0, axes=-1, max_radius=4)[..., 4 : 4 + 50]
+        >>> late.argmax().item(), late.nonzero()[0, -1].item()
+        (24, 20)
     """
     of_class = _overridden(z, sigma)
     if has_torch_function_variadic(*of_class):

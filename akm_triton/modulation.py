@@ -1,5 +1,5 @@
 """``modulate`` from checked arguments: the taps, then the blur, by the shortest way that a call
-allows. Maps with one σ for both axes have the shortest.
+allows. Maps with one σ for both axes, and one axis of signals or maps, have the shortest.
 
 Registered ops differentiate, transform, trace and batch in every way that PyTorch knows, and a call
 of one takes longer on the host than its kernel on a GPU, or than a small map on a CPU. Ordinary
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from akm_triton import axis_ops, flops, gated_taps, ops, passes, sharding
 from akm_triton import backend as backends
-from akm_triton import flops, gated_taps, ops, passes, sharding
 from akm_triton.backend.layout import Stride
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads
@@ -53,11 +53,17 @@ def modulate_along(
 ) -> Tensor:  # fmt: skip
     """The same of signals, maps or volumes (N, C, …), along some axes from 2 on: by one r, or by
     one for each axis, of one shape with s."""
-    sharding.prepare(z)
     gated, order = s is not None, passes.passes(axes, z.dim())
     isotropic = isinstance(r, Tensor)
     if isinstance(r, Tensor):
         by_sample, s = r.dim() == 2, r if s is None else s
+        single = stride == (1,) and z.dim() <= 4 and backend != "torch"
+        if single and is_plain(z, r, s):
+            options = backend, border, (gated, max_radius, gaussian, truncate), axes[0] - z.dim()
+            if is_recorded(z, r, s):
+                y: Tensor = _ModulateAxis.apply(z, r, s, options)
+                return y
+            return _modulate_axis(z, r, s, *options)[0]
     else:
         by_sample = r[0].dim() == 2
         r = torch.stack([r[axes.index(axis)] for which in order for axis in which])
@@ -65,6 +71,7 @@ def modulate_along(
             s = r
         else:  # the gate is in the taps of the first axis; a gate of infinity is 1
             s = torch.stack([s, *[torch.full_like(s, math.inf)] * (len(axes) - 1)])
+    sharding.prepare(z)
     window = gated, max_radius, gaussian, truncate
     if backend == "cpu" and is_plain(z, r, s):
         t = _Taps.apply(r, s, window)
@@ -119,15 +126,13 @@ def _differentiable_backward(
     needs: tuple[bool, bool], g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, backend: str,
     border: str, window: _Window,
 ) -> Grads:  # fmt: skip
-    """The same by registered ops, and on the CPU by plain torch for what is small."""
+    """The same by registered ops."""
     if torch.is_grad_enabled():  # the taps of the forward know nothing of r and s
         t = _taps_of(backend)(r, s, *window)
     dz, dt = ops.blur_vjp(needs, z, t, border, False, backend, g)
     if dt is None:
         return dz, None, None
-    if backend == "triton":
-        return dz, *gated_taps.vjp(needs, r, s, *window, dt)
-    return dz, *gated_taps.plain_vjp(r, s, *window, dt)
+    return dz, *_taps_vjp(backend, r, s, window, dt)
 
 
 class _Taps(torch.autograd.Function):
@@ -181,3 +186,80 @@ class _Modulate(torch.autograd.Function):
         dz, dr, ds = backward((needs_z, needs_r or needs_s), g, z, r, s, t, *ctx.options)
         gated = ctx.options[2][0]
         return dz, dr, ds if gated else None, None
+
+
+# One axis of signals or maps, -1 or -2.
+
+
+def _modulate_axis(
+    z: Tensor, r: Tensor, s: Tensor, backend: str, border: str, window: _Window, axis: int
+) -> tuple[Tensor, Tensor]:
+    """(y, t) by bare kernels."""
+    kernels = backends.get(backend)
+    t = kernels.gated_taps(r, s, *window)
+    with untracked():
+        y = kernels.blur_axis(passes.as_map(z), t[0], 4 + axis, border, False)
+        return y.squeeze(2) if z.dim() == 3 else y, t
+
+
+def _axis_backward(
+    needs: tuple[bool, bool], g: Tensor, z: Tensor, a: Tensor, backend: str, border: str, axis: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dz, da) of maps by bare kernels."""
+    kernels = backends.get(backend)
+    if needs == (True, False):
+        return kernels.blur_axis(g, a, axis, border, border not in SELF_ADJOINT), None
+    if needs == (False, True):
+        da = kernels.axis_grads(g, z, a.shape[-1] - 1, axis, border, a.dim() == 3)
+        return None, da.sum_to_size(a.shape)
+    grads: tuple[Tensor, Tensor] = kernels.axis_backward(g, z, a, axis, border)
+    return grads
+
+
+class _ModulateAxis(torch.autograd.Function):
+    """As ``_Modulate``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, r: Tensor, s: Tensor, options: tuple[str, str, _Window, int]
+    ) -> Tensor:
+        y, t = _modulate_axis(z, r, s, *options)
+        ctx.save_for_backward(z, r, s, t)
+        ctx.set_materialize_grads(False)
+        ctx.options = options
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Grads:
+        if g is None:
+            return None, None, None, None
+        z, r, s, t = ctx.saved_tensors
+        backend, border, window, axis = ctx.options
+        needs_z, needs_r, needs_s, _ = ctx.needs_input_grad
+        needs, bare = (needs_z, needs_r or needs_s), is_plain(g, z, r, s)
+        if torch.is_grad_enabled():  # the taps of the forward know nothing of r and s
+            bare, t = False, _taps_of(backend)(r, s, *window)
+        maps, gated = (passes.as_map(g), passes.as_map(z)), window[0]
+        if bare:
+            dz, da = _axis_backward(needs, *maps, t[0], backend, border, 4 + axis)
+        else:
+            dz, da = axis_ops.blur_axis_vjp(
+                needs, maps[1], t[0], 4 + axis, border, False, backend, maps[0]
+            )
+        if dz is not None and z.dim() == 3:
+            dz = dz.squeeze(2)
+        if da is None:
+            return dz, None, None, None
+        dt = torch.stack([da, torch.zeros_like(da)])
+        if bare:
+            dr, ds = backends.get(backend).gated_taps_grad(r, s, dt, *window)
+        else:
+            dr, ds = _taps_vjp(backend, r, s, window, dt)
+        return dz, dr, ds if gated else None, None
+
+
+def _taps_vjp(backend: str, r: Tensor, s: Tensor, window: _Window, dt: Tensor) -> Grads:
+    """(dr, ds) by registered ops, and on the CPU by plain torch for what is small."""
+    if backend == "triton":
+        return gated_taps.vjp((True, True), r, s, *window, dt)
+    return gated_taps.plain_vjp(r, s, *window, dt)

@@ -70,7 +70,7 @@ def _along(
     z: Tensor, a: Tensor, axis: int, stride: int, border: str, backend: str, by_sample: bool
 ) -> Tensor:
     if axis == z.dim() - 1:
-        y = _single(3, border, stride, backend)(_of_rows(z), a)
+        y = _single(3, border, stride, backend)(as_map(z), a)
         return y.reshape(*z.shape[:-1], y.shape[-1]) if z.dim() != 4 else y
     f = _single(2, border, stride, backend)
     if axis == 2:
@@ -79,8 +79,9 @@ def _along(
     return _of_slices(z, a, by_sample, f)
 
 
-def _of_rows(z: Tensor) -> Tensor:
-    """(N, C, …, L) as maps whose rows are those of z."""
+def as_map(z: Tensor) -> Tensor:
+    """(N, C, L), a signal, as a map of one row; a map as it is; (N, C, …, L) as maps whose rows
+    are those of z."""
     return z.unsqueeze(2) if z.dim() == 3 else z.flatten(2, -2)
 
 

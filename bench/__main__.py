@@ -9,6 +9,7 @@ COMMANDS = {
     "correctness": ("bench.correctness", "check every kind of kernel on this GPU against float64"),
     "kernel-size": ("bench.kernel_size", "throughput over kernel size, next to every rival"),
     "shapes": ("bench.shapes", "throughput on the maps of common networks, next to every rival"),
+    "dimensions": ("bench.dimensions", "throughput on signals and volumes, next to every rival"),
     "scaling": ("bench.scaling", "time over batch, channels and map size"),
     "accuracy": ("bench.accuracy", "errors against float64, ours and each rival's"),
     "roofline": ("bench.roofline", "every kernel, and the two ceilings of the device"),
@@ -19,6 +20,7 @@ COMMANDS = {
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, with Triton's launcher"),
     "predict": ("bench.predict.command", "speed predicted from machine code; needs no GPU"),
+    "predict-dimensions": ("bench.predict.dimensions", "the same of signals and volumes"),
     "candidates": ("bench.predict.candidates", "the tuner's order of candidates, and predict's"),
     "codegen": ("bench.codegen", "what the kernels compile to; needs no GPU"),
     "tune-device": ("bench.tune_device", "tune this GPU and write its device table"),
@@ -29,7 +31,7 @@ COMMANDS = {
 def main(argv: list[str]) -> int:
     if argv == ["list"]:
         for name, (_, purpose) in COMMANDS.items():
-            print(f"{name:<13} {purpose}")
+            print(f"{name:<18} {purpose}")
         return 0
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m bench {{list,{','.join(COMMANDS)}}} [options]", file=sys.stderr)

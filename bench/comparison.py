@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from akm_triton.backend.layout import is_channels_last
@@ -35,7 +36,7 @@ class Excluded(Exception):
 class Point:
     """The maps and the radius that all providers are compared on."""
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     radius: int
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -148,7 +149,11 @@ def prepare(
         raise Excluded("failed", f"relative error {relative:.1e} against float64")
     if not z.requires_grad:
         return forward
-    g = given.g.contiguous(memory_format=torch.channels_last) if is_channels_last(y) else given.g
+    g = (
+        given.g.contiguous(memory_format=torch.channels_last)
+        if y.dim() == 4 and is_channels_last(y)
+        else given.g
+    )
 
     def both() -> object:
         return torch.autograd.grad(forward(), (z, sigma), g)
@@ -210,7 +215,16 @@ def error(provider: providers.Provider, y: Tensor, z: Tensor, sigma: Tensor, rad
 
 
 def exact(z: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """The blur as ``reference`` computes it, which shares no code with any provider."""
+    """The blur as ``reference`` computes it, which shares no code with any provider; of signals and
+    volumes a sum of shifts along each axis, by its taps."""
+    if z.dim() != 4:
+        taps = composition.taps(sigma, radius, "sampled", None)  # (C, 2R+1)
+        for axis in range(2, z.dim()):
+            wide = F.pad(z, [0, 0] * (z.dim() - 1 - axis) + [radius, radius])
+            z = torch.zeros_like(z)
+            for n, tap in enumerate(taps.T):
+                z += tap.reshape(-1, *[1] * (z.dim() - 2)) * wide.narrow(axis, n, z.shape[axis])
+        return z
     open_gate = torch.full_like(sigma, 60.0)  # sigmoid(60) is 1 in float64
     return composition.modulate(
         z, sigma, open_gate, gaussian="sampled", border="zeros", truncate=None, max_radius=radius

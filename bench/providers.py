@@ -29,7 +29,7 @@ class Provider:
     """One way to blur.
 
     ``build(z, sigma, radius)`` prepares the inputs, which is not timed, and returns the call to
-    time. z is (N, C, H, W); sigma is (C,), or (1,) if ``shared``.
+    time. z is (N, C, H, W), or of another sweep; sigma is (C,), or (1,) if ``shared``.
     """
 
     name: str
@@ -56,8 +56,9 @@ class Provider:
 
 
 def ours(z: Tensor, sigma: Tensor, radius: int) -> Blur:
+    axes = -1 if z.dim() == 3 else None
     return lambda: akm.gaussian_blur(
-        z, sigma, gaussian="sampled", border="zeros", max_radius=radius
+        z, sigma, gaussian="sampled", border="zeros", max_radius=radius, axes=axes
     )
 
 
@@ -66,9 +67,9 @@ def conv2d(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     channels = z.shape[1]
 
     def blur() -> Tensor:
-        kernel = _kernel(sigma, radius, z)
-        y = F.conv2d(z, kernel[:, None, :, None], padding=(radius, 0), groups=channels)
-        return F.conv2d(y, kernel[:, None, None, :], padding=(0, radius), groups=channels)
+        taps = kernel(sigma, radius, z)
+        y = F.conv2d(z, taps[:, None, :, None], padding=(radius, 0), groups=channels)
+        return F.conv2d(y, taps[:, None, None, :], padding=(0, radius), groups=channels)
 
     return blur
 
@@ -88,8 +89,8 @@ def conv2d_dense(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     """One depthwise convolution, K×K."""
 
     def blur() -> Tensor:
-        kernel = _kernel(sigma, radius, z)
-        square = kernel[:, None, :, None] * kernel[:, None, None, :]
+        taps = kernel(sigma, radius, z)
+        square = taps[:, None, :, None] * taps[:, None, None, :]
         return F.conv2d(z, square, padding=radius, groups=z.shape[1])
 
     return blur
@@ -139,7 +140,7 @@ def fft(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     size = [-(-max(x + radius, 2 * radius + 1) // 8) * 8 for x in (height, width)]
 
     def blur() -> Tensor:
-        taps = _kernel(sigma, radius, z).float()
+        taps = kernel(sigma, radius, z).float()
         spectra = [torch.fft.fft(taps, size[0]), torch.fft.rfft(taps, size[1])]
         # the taps start at 0, not at -R, which shifts the result by R
         spectrum = torch.fft.rfft2(z.to(taps.dtype), size) * spectra[0][:, :, None]
@@ -152,9 +153,9 @@ def fft(z: Tensor, sigma: Tensor, radius: int) -> Blur:
 def scipy(z: Tensor, sigma: Tensor, radius: int) -> Blur:
     from scipy.ndimage import gaussian_filter
 
-    maps = z.detach().numpy()
+    maps, axes = z.detach().numpy(), tuple(range(2, z.dim()))
     return lambda: torch.from_numpy(
-        gaussian_filter(maps, sigma.item(), mode="constant", radius=radius, axes=(2, 3))
+        gaussian_filter(maps, sigma.item(), mode="constant", radius=radius, axes=axes)
     )
 
 
@@ -260,7 +261,7 @@ def _taps(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
     return akm.gaussian_taps(sigma, radius, gaussian="sampled").to(z.dtype)
 
 
-def _kernel(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
+def kernel(sigma: Tensor, radius: int, z: Tensor) -> Tensor:
     """The whole kernel, (C, 2R+1)."""
     taps = _taps(sigma, radius, z)
     return torch.cat([taps[:, 1:].flip(1), taps], 1)

@@ -25,6 +25,7 @@ from bench import (
     accuracy,
     comparison,
     digits,
+    dimensions,
     kernel_size,
     networks,
     providers,
@@ -144,6 +145,7 @@ KEYS = {
         "of_copy",
     },
     "shapes": {"networks", "shape", "dtype", "layout", "direction", "provider", "bytes", "of_copy"},
+    "dimensions": {"shape", "dtype", "kernel", "direction", "provider", "bytes", "of_copy"},
     "scaling": {"axis", "size", "shape", "direction", "provider", "bytes", "of_copy"},
     "accuracy": {"what", "dtype", "kernel", "provider", "max", "rms"},
     "roofline": {"kernel", "dtype", "rate"},
@@ -152,11 +154,14 @@ KEYS = {
     "train-step": {"network", "variant", "dtype", "images"},
     "launch": {"call"},
     "predict": {"machine", "op", "shape", "radius", "bytes", "predicted", "of_copy", "sensitivity"},
+    "predict-dimensions": {"machine", "op", "shape", "radius", "bytes", "moved", "predicted"},
     "candidates": {"machine", "op", "shape", "radius", "place", "tiles", "effort", "predicted"},
     "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
     "fewshot": {"iteration", "loss", "val"},
 }
-UNTIMED = {"digits", "accuracy", "predict", "candidates", "correctness", "fewshot"}
+UNTIMED = {
+    "digits", "accuracy", "predict", "predict-dimensions", "candidates", "correctness", "fewshot",
+}  # fmt: skip
 COMMITTED = sorted(results.ROOT.glob("*/**/*.json"))
 
 
@@ -245,6 +250,19 @@ def small_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measured(sweep: Sweep, setting: Setting) -> list[Row]:
     return [row for point in sweep.measure(setting) for row in point]
+
+
+def test_signals_and_volumes_are_compared() -> None:
+    """Rivals that do not agree with float64 would be reported as failed."""
+    rows = measured(dimensions.SWEEP, Setting(CPU, TINY))
+    assert {tuple(row["shape"]) for row in rows} == {*dimensions.TINY}
+    for row in rows:
+        if (row["provider"], row["direction"]) == ("scipy, one σ", "forward+backward"):
+            assert row["note"] == "forward only"
+        else:
+            assert row["status"] == "ok" and row["p50"] > 0
+    text = dimensions.table(rows)
+    assert text.count("forward+backward") == 2 and text.count("×") >= 4 and "2×2×40" in text
 
 
 @pytest.mark.usefixtures("small_sweep")

@@ -86,6 +86,38 @@ def test_ops(
         assert blurred.stride() == dz.stride() == z.stride()
 
 
+@uncompiled
+@pytest.mark.parametrize("size", [(1, 3, 1, 2500), (2, 1, 3, 70)], ids=str)  # in pieces, and whole
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("border", BORDERS)
+def test_rows_of_few_planes(border: str, dtype: torch.dtype, size: tuple[int, ...]) -> None:
+    """In C++ their neighbouring pixels make a vector."""
+    (n, c, _, w), radius = size, 17
+    z, g = (random(*size, seed=i, dtype=dtype) for i in (0, 1))
+    a = random(n, c, radius + 1, seed=2, dtype=dtype)
+    x, dy, taps = (y.double().numpy() for y in (z, g, a))
+    at = fold(np.arange(-radius, w + radius), w, border)
+    wide = np.where(at < 0, 0, x[..., at])
+    blurred, dz, da = np.zeros(size), np.zeros(size), np.zeros(taps.shape)
+    for k in range(-radius, radius + 1):
+        tap, there = taps[..., abs(k), None, None], slice(radius + k, radius + k + w)
+        blurred += tap * wide[..., there]
+        da[..., abs(k)] += np.sum(dy * wide[..., there], (2, 3))
+        inside = at[there] >= 0
+        np.add.at(dz, (..., at[there][inside]), (tap * dy)[..., inside])
+    spoilt = torch.full((*size[:3], w + 16), torch.nan, dtype=dtype)  # scratch keeps what it held
+    axis_ops.axis_backward(spoilt, spoilt, a, 3, border, "cpu")
+    found = [
+        axis_ops.blur_axis(z, a, 3, border, False, "cpu"),
+        axis_ops.blur_axis(g, a, 3, border, True, "cpu"),
+        *axis_ops.axis_backward(g, z, a, 3, border, "cpu"),
+        axis_ops.axis_grads(g, z, radius, 3, border, True, "cpu"),
+    ]
+    for y, wanted in zip(found, (blurred, dz, dz, da, da), strict=True):
+        atol = (2e-5 if dtype == torch.float32 else 1e-12) * max(1.0, np.abs(wanted).max())
+        np.testing.assert_allclose(y.double().numpy(), wanted, rtol=0, atol=atol)
+
+
 # The functions.
 
 
@@ -153,6 +185,29 @@ def test_gradients(backend: str, dims: int, border: str, each: bool) -> None:
 
     assert torch.autograd.gradcheck(call, (z, s, *r), fast_mode=True)
     assert torch.autograd.gradgradcheck(call, (z, s, *r), fast_mode=True)
+
+
+@uncompiled
+@pytest.mark.parametrize(("axis", "border"), [(1, "replicate"), (2, "circular"), (3, "zeros")])
+def test_gradients_of_one_axis(axis: int, border: str) -> None:
+    """Of a signal, or of a map down its columns or along its rows; whatever needs a gradient."""
+    z, options = random(2, 2, *((5,) if axis == 1 else (4, 3))), dict(border=border, max_radius=2)
+    r, s = torch.full((2, 2), 0.7, dtype=torch.float64), random(2, seed=1)
+
+    def call(z: Tensor, r: Tensor, s: Tensor, backend: str = "cpu") -> Tensor:
+        return akm.modulate(z, r, s, axes=-2 if axis == 2 else -1, backend=backend, **options)
+
+    given = [x.requires_grad_() for x in (z, r, s)]
+    assert torch.autograd.gradcheck(call, given, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, given, fast_mode=True)
+    for needed in [(0,), (1,), (2,), (0, 2)]:
+        some = [x.detach().requires_grad_(i in needed) for i, x in enumerate(given)]
+        leaves = [some[i] for i in needed]
+        found, wanted = (
+            torch.autograd.grad(call(*some, backend).relu_().square().sum(), leaves)
+            for backend in ("cpu", "torch")
+        )
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from scipy import stats
 from akm_triton.launch.device import H200
 from akm_triton.launch.plan import Launch, tile
 from akm_triton.launch.problem import Problem
-from bench.predict import calibration, candidates, cases, launches, sass, sweep
+from bench.predict import calibration, candidates, cases, dimensions, launches, sass, sweep
 from bench.predict.bounds import bounds
 from bench.predict.command import main
 from bench.predict.estimate import estimate
@@ -276,6 +278,37 @@ def test_a_launch_moves_each_map_once(monkeypatch: pytest.MonkeyPatch) -> None:
                               torch.float16, H200)  # fmt: skip
     assert found.scattered == 2 and found.blocks == 2  # 8 planes of 2 bytes in 32
     assert found.requests > found.reads
+
+
+@pytest.mark.parametrize(("op", "maps"), [("blur", 2), ("blur_backward", 3)])
+@pytest.mark.parametrize(
+    ("shape", "kernels"),
+    [((2, 3, 640), ["across"]), ((2, 3, 4, 40, 24), ["", "down"])], ids=["signal", "volume"],
+)  # fmt: skip
+def test_a_signal_is_one_launch_and_a_volume_one_more(
+    shape: tuple[int, ...], kernels: list[str], op: str, maps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = SimpleNamespace(asm={"cubin": b""}, metadata=SimpleNamespace(shared=0))
+    monkeypatch.setattr(launches, "compile_call", lambda *_: nothing)
+    case = dimensions.Case(op, shape, torch.float16, 3)
+    found = case.works()
+    assert len(found) == len(kernels)
+    assert all(x.name.startswith(name) for x, name in zip(found, kernels, strict=True))
+    assert case.bytes == maps * 2 * math.prod(shape)
+    assert sum(x.bytes for x in found) == pytest.approx(len(kernels) * case.bytes)
+
+
+@needs_cc
+def test_a_signal_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dimensions, "calibration", list)
+    monkeypatch.setattr(dimensions, "stated", lambda _: "Calibration")
+    sweep = replace(dimensions.SWEEP, facts=dict)
+    (row,), _ = sweep.run(Setting(CPU, TINY), tmp_path / "tiny.json")
+    assert row["status"] == "predicted" and row["moved"] == row["bytes"] == 2 * 2 * 2 * 64 * 2
+    assert 0 < row["low"] <= row["of_copy"] <= min(row["bound"], row["high"]) <= 1
+    assert "a model" in sweep.table([row]) and "2×2×64" in sweep.table([row])
+    failed = {**row, "status": "failed", "note": "no"}
+    assert sweep.table([failed]).count("failed") == 6
 
 
 @needs_cc

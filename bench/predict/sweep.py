@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,6 @@ import triton
 from tqdm import tqdm
 
 from akm_triton.launch.device import H200
-from akm_triton.launch.plan import Plan
 from akm_triton.launch.rule import rule
 from akm_triton.tuning.workload import Workload
 from bench import timing
@@ -30,6 +29,7 @@ from bench.predict.cases import FEW, ONE, WHOLE, Case, Grid
 from bench.predict.estimate import Estimate, estimate
 from bench.predict.machine import LEFT_OUT, MACHINES, VARIED, Machine
 from bench.predict.sass import disassemble
+from bench.predict.work import Work
 from bench.sweep import QUICK, TINY, Row, Setting, Sweep, grid, maps, note, rounded
 
 
@@ -68,20 +68,28 @@ def machine_of(device: torch.device) -> Machine:
 
 def _row(case: Case, machine: Machine) -> Row:
     problem = case.problem
-    least = problem.bytes / machine.dram
     row: Row = {
         "machine": machine.name, "op": problem.op,
         **maps((problem.n, problem.c, problem.h, problem.w), case.dtype, problem.channels_last),
-        "radius": problem.radius, "bytes": problem.bytes, "status": "predicted",
+        "radius": problem.radius, "bytes": problem.bytes,
     }  # fmt: skip
+    return prediction(row, lambda: launches.works(rule(problem, H200), *case, H200), machine)
+
+
+def prediction(row: Row, works: Callable[[], list[Work]], machine: Machine) -> Row:
+    """The row of these launches, or of what kept them from being made. It has the bytes that they
+    have to move."""
+    least = row["bytes"] / machine.dram
     try:
-        found = predicted(rule(problem, H200), case, machine)
+        made = works()
+        found = predicted(made, machine)
     except Exception as error:  # compilers raise all kinds
         return row | {"status": "failed", "note": note(error)}
     seconds = {name: sum(x.seconds for x in each) for name, each in found.items()}
     bound = sum(max(x.limits.values()) for x in found[""])
     of_copy = {name: least / x for name, x in seconds.items()}
     return row | {
+        "status": "predicted", "moved": round(sum(work.bytes for work in made)),
         **rounded(
             least=least, predicted=seconds[""], of_copy=of_copy[""], bound=least / bound,
             low=min(of_copy.values()), high=max(of_copy.values()),
@@ -102,15 +110,16 @@ def _facts(x: Estimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predicted(plan: Plan, case: Case, machine: Machine) -> dict[str, list[Estimate]]:
-    """The launches of a plan: by the machine as it is, under "", and by each of ``VARIED``."""
-    works = [(x, disassemble(x.cubin)) for x in launches.works(plan, *case, H200)]
+def predicted(works: list[Work], machine: Machine) -> dict[str, list[Estimate]]:
+    """These launches: by the machine as it is, under "", and by each of ``VARIED``."""
+    kernels = [disassemble(work.cubin) for work in works]
     machines = {"": machine}
     for name, changes in VARIED.items():
-        if "sectors" not in changes or any(work.scattered for work, _ in works):
+        if "sectors" not in changes or any(work.scattered for work in works):
             machines[name] = replace(machine, **changes)
     return {
-        name: [estimate(work, kernel, x) for work, kernel in works] for name, x in machines.items()
+        name: [estimate(work, kernel, x) for work, kernel in zip(works, kernels, strict=True)]
+        for name, x in machines.items()
     }
 
 

@@ -505,6 +505,34 @@ def test_traffic_of_single_axes(
     assert moved.requested_bytes == (asked + written * 400) * 4
 
 
+@pytest.mark.parametrize(
+    ("shape", "passes"), [((2, 3, 40), 1), ((1, 2, 4, 9, 8), 2)], ids=["signal", "volume"]
+)
+def test_traffic_of_signals_and_volumes(
+    shape: tuple[int, ...], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal is read once and written once, a volume twice; backward two are read for each."""
+    made = [torch.randn(shape).requires_grad_()]
+
+    def kept(*args: Any) -> Tensor:
+        made.append(empty_like(*args))
+        return made[-1]
+
+    monkeypatch.setattr(triton_backend, "empty_like", kept)
+    r = torch.ones(shape[1], requires_grad=True)
+    options: Any = dict(max_radius=3, axes=tuple(range(2 - len(shape), 0)), backend="triton")
+    for maps_read in (1, 2):
+        counted = Traffic(monkeypatch)
+        if maps_read == 1:
+            y = akm.gaussian_blur(made[0], r, **options)
+        else:
+            made.append(torch.randn(shape))
+            torch.autograd.grad(y, (made[0], r), made[-1])
+        maps = list({x.data_ptr(): x for x in made}.values())
+        assert counted.of("loads", *maps)[1] == maps_read * passes * y.numel()
+        assert counted.of("stores", *maps) == (passes * y.numel(),) * 2
+
+
 @pytest.mark.parametrize(("shape", "stride"), [((28, 27), (2, 2)), ((40, 70), (3, 1))], ids=str)
 def test_traffic_of_a_stride(
     shape: tuple[int, int], stride: tuple[int, int], monkeypatch: pytest.MonkeyPatch

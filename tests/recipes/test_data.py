@@ -38,3 +38,13 @@ def test_signal() -> None:
     assert accuracy > 0.5
     assert all((layer.r != 0.3).any() for layer in model.convolutions[::2])
     assert torch.isfinite(model.head.weight).all()
+
+
+def test_volume() -> None:
+    pytest.importorskip("sklearn")
+    from tests.recipes import train_volume
+
+    model, overlap = train_volume.main(epochs=1)
+    assert overlap > 0.7  # by each voxel alone, 0.52 at most
+    depth, *within = model.layers[2].sigma.mean(0).tolist()
+    assert depth > 2 * max(within)

@@ -43,8 +43,9 @@ template <class T> struct Axis {
         tails(!dense && adjoint && border == Border::replicate),
         transposed(adjoint != inputs_first), folded(scratch.take<Index>(size + 2 * radius)),
         one(scratch.take<Vec<T>>(radius + 1)) {
-    for (Index i = -radius; i < size + radius; ++i)
-      folded[radius + i] = fold(i, size, tails ? Border::zeros : border);
+    for (Index i = 0; i < size; ++i) folded[radius + i] = i;
+    for (Index n = 0; n < radius; ++n)
+      for (const Index i : {n - radius, size + n}) folded[radius + i] = fold(i, size, tails ? Border::zeros : border);
     if (dense) {
       matrix = scratch.take<Vec<T>>(size * size);
     } else {

@@ -2,8 +2,7 @@
 
 #pragma once
 
-#include "plan.h"
-#include "products.h"
+#include "lone_rows.h"
 
 namespace {
 
@@ -70,6 +69,7 @@ template <class T>
 void blur_rows(
     const Plan<T>& plan, const T* z, T* y, const T* a, Index from, Index to, Scratch& scratch) {
   const Job& job = plan.job;
+  if (is_lone<T>(job)) return blur_lone_rows(plan, z, y, a, from, to, scratch);
   std::vector<std::pair<Held<T>, Axis<T>>> vectors;
   for (int k = 0; k < plan.wide; ++k)
     vectors.push_back({{}, Axis<T>(job.width, job.radius, job.across, job.adjoint, true, scratch)});
@@ -101,6 +101,7 @@ void gradients_of_rows(
     Products<T> of_a;
   };
   const Job& job = plan.job;
+  if (is_lone<T>(job)) return gradients_of_lone_rows(plan, g, z, dz, a, grads, from, to, scratch);
   const Index w = job.width, r = job.radius;
   std::vector<Vector> vectors;
   for (int k = 0; k < plan.wide; ++k) {
