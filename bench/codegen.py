@@ -75,6 +75,8 @@ def launches(
         backend.blur(z, t, border, False)
         backend.blur_backward(z, z, t, border)
         backend.blur_pair(z, t, t, border, border not in SELF_ADJOINT)
+        if border not in SELF_ADJOINT:
+            backend.blur(z, t, border, True)
         backend.gated_taps_grad(r, r, t, *window)
         backend.gated_taps_grad_grad(r, r, t, r, r, *window)
     return found

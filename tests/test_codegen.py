@@ -61,9 +61,10 @@ def disassembled_once() -> Iterator[None]:
         yield
 
 
+WHOLE = pytest.mark.whole
+
 SIZES = [
-    size if size in (7, 32, 56, 224) else pytest.param(size, marks=pytest.mark.whole)
-    for size in codegen.SIZES
+    size if size in (7, 32, 56, 224) else pytest.param(size, marks=WHOLE) for size in codegen.SIZES
 ]
 
 
@@ -75,7 +76,7 @@ def test_hopper_nchw(dtype: str, size: int) -> None:
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("size", [14, 56, pytest.param(224, marks=pytest.mark.whole)])
+@pytest.mark.parametrize("size", [14, 56, pytest.param(224, marks=WHOLE)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_hopper_channels_last(dtype: str, size: int) -> None:
     assert_sound(list(codegen.table((HOPPER,), (dtype,), ("channels_last",), (size,), (15,))))
@@ -99,7 +100,7 @@ def test_other_radii(radius: int, size: int) -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("target", (HOPPER, *OTHERS))
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("radius", [3, pytest.param(7, marks=pytest.mark.whole)])
+@pytest.mark.parametrize("radius", [3, pytest.param(7, marks=WHOLE)])
 def test_windows_that_slide(radius: int, layout: str, target: int) -> None:
     rows = list(codegen.table((target,), ("float32",), (layout,), (56,), (radius,)))
     assert {x.kernel.split("(")[0] for x in rows} >= {"sliding_blur_kernel", "sliding_grad_kernel"}
@@ -112,7 +113,7 @@ def test_windows_that_slide(radius: int, layout: str, target: int) -> None:
     "case", [("float32", "nchw"), ("float32", "channels_last"), ("bfloat16", "channels_last")],
     ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("radius", [15, pytest.param(9, marks=pytest.mark.whole)])
+@pytest.mark.parametrize("radius", [15, pytest.param(9, marks=WHOLE)])
 def test_launches_of_single_axes(radius: int, case: tuple[str, str], target: int) -> None:
     dtype, layout = case
     rows = list(codegen.table((target,), (dtype,), (layout,), (112,), (radius,)))
@@ -126,7 +127,7 @@ def test_launches_of_single_axes(radius: int, case: tuple[str, str], target: int
 @pytest.mark.sampled
 @pytest.mark.parametrize("border", ["symmetric", "reflect"])
 @pytest.mark.parametrize(
-    "shape", [(278, 1), (2, 290), pytest.param((45, 20), marks=pytest.mark.whole)], ids=str
+    "shape", [(278, 1), (2, 290), pytest.param((45, 20), marks=WHOLE)], ids=str
 )
 def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     """Of such a shape the compiler once gave up, on a tile of 64 × 16."""
@@ -134,6 +135,26 @@ def test_narrow_maps(shape: tuple[int, int], border: str) -> None:
     (found,) = codegen.compiled([case])
     assert len(found) >= 6
     assert all(facts["spills"] == 0 for _, facts in found), found
+
+
+@pytest.mark.parametrize("target", [HOPPER, *(pytest.param(x, marks=WHOLE) for x in (80, 89))])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("float16", "nchw", (80, 40), 3),
+        pytest.param(("float16", "nchw", (112, 112), 20), marks=WHOLE),
+        pytest.param(("float16", "channels_last", (56, 56), 12), marks=WHOLE),
+        pytest.param(("float32", "nchw", (112, 112), 20), marks=WHOLE),
+    ],
+    ids=str,
+)
+def test_adjoints_with_operands_of_their_own_fit(
+    case: tuple[str, str, tuple[int, int], int], target: int
+) -> None:
+    """In shared memory, in every stage of the pipeline."""
+    (found,) = codegen.compiled([(*case, target, "reflect", (32, 64))])
+    limit = codegen.SHARED_LIMIT[target]
+    assert all(facts["shared_bytes"] <= limit for _, facts in found), found
 
 
 def test_a_strided_store_spills_nothing() -> None:

@@ -27,12 +27,12 @@ lines=(
 )
 (($#)) && lines=("$@")
 
-# The quick part: taps, layers, every transform of modulate on both paths, gradients of the kernels
-# in the interpreter at one border, machine code for Hopper, and launches by Triton's own launcher.
+# The quick part: taps, layers, every transform of modulate on both paths, the kernels and their
+# gradients in the interpreter, machine code, and launches by Triton's own launcher.
 plain=(tests/test_taps.py tests/test_layers.py tests/test_transforms.py tests/test_codegen.py
     tests/test_launches.py -k "test_taps or test_launches or test_layers or (capability and modulate) or unknown_version or hopper_channels_last")
-interpreter=(tests/interpreter/test_autograd.py tests/interpreter/test_transforms.py
-    -k "(reflect and channel) or (capability and modulate)")
+interpreter=(tests/interpreter/test_{autograd,kernels,transforms}.py
+    -k "order or one_node or blur_and_gradients or single_axes or (capability and modulate)")
 
 scratch=${SCRATCH:-/tmp/akm_triton-versions}
 table=tests/versions.md
@@ -61,7 +61,7 @@ run() { # environment, then pytest's arguments; prints "12 passed, 1 skipped" an
     cat "$folder/pytest.log" >&2
     # at most six names
     output=$(tail -n 1 "$folder/pytest.log" | sed -E 's/ in [0-9.]+s.*//; s/, [0-9]+ deselected//')
-    failed=$(sed -nE 's/^FAILED [^:]*::([^ ]*).*/`\1`/p' "$folder/pytest.log" | sed '7{s/.*/…/;q}' | paste -sd " ")
+    failed=$(sed -nE 's/^FAILED [^:]*::(.*\]|[^ ]*)( - .*)?$/`\1`/p' "$folder/pytest.log" | sed '7{s/.*/…/;q}' | paste -sd " ")
     ((status == 0 || status == 1)) && echo "$output${failed:+: $failed}" || echo "did not run, status $status"
 }
 

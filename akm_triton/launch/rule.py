@@ -177,15 +177,27 @@ def _wraps(problem: Problem, block_w: int) -> bool:
     return problem.border == "circular" and problem.w > block_w
 
 
-def _tile(problem: Problem, shape: tuple[int, int, int], **more: Any) -> Config:
-    """``tile``, but with all rows in a block where those beside it would be folded twice."""
+def _tile(problem: Problem, device: Device, shape: tuple[int, int, int], **more: Any) -> Config:
+    """``tile``, but with all rows in a block where those beside it would be folded twice, and with
+    fewer tiles loaded ahead where each brings operands of its own."""
     planes, rows, columns = shape
     rows = 32 if problem.h <= problem.radius else rows
-    return tile(problem, (planes, rows, columns), **more)
+    config = tile(problem, (planes, rows, columns), **more)
+    if problem.asymmetric and config.halo_h and (problem.is_16bit or problem.long_radius):
+        most = _stages_of_operands(problem, device)
+        return replace(config, num_stages=min(config.num_stages, most))
+    return config
+
+
+def _stages_of_operands(problem: Problem, device: Device) -> int:
+    """A stage has the operands of its block and of the rows beside it, which are more with a long
+    window, and twice as many of a pair."""
+    most = 1 + _roomy(device) + _roomiest(device)
+    return min(2, max(1, most - problem.pair - problem.long_radius))
 
 
 def _half_blur(problem: Problem, device: Device) -> Config:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return a((1, 16, 16), num_warps=1, programs_per_sm=16)
@@ -201,7 +213,7 @@ def _half_blur(problem: Problem, device: Device) -> Config:
 
 
 def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((1, 16, 16), num_warps=1, programs_per_sm=16)}
@@ -222,7 +234,7 @@ def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
 
 
 def _float32_blur(problem: Problem, device: Device) -> Config:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return a((2, 16, 16), num_warps=1, programs_per_sm=16)
@@ -240,7 +252,7 @@ def _float32_blur(problem: Problem, device: Device) -> Config:
 
 
 def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((4, 16, 16), num_warps=2, programs_per_sm=4)}
@@ -268,7 +280,7 @@ def _float32_gradients(problem: Problem, device: Device) -> dict[str, Config]:
 
 
 def _half_blur_last(problem: Problem, device: Device) -> Config:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     if problem.longest_side <= 16:
         return a((16, 16, 16), num_warps=8 if problem.pair else 4, programs_per_sm=2)
     if problem.longest_side <= 32 and problem.radius <= 16:
@@ -285,19 +297,20 @@ def _half_blur_last(problem: Problem, device: Device) -> Config:
         shape = 16, 32 if tall else 16, 32
         return a(shape, num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
     if problem.long_radius:
-        return _long_last(problem)
+        return _long_last(problem, device)
     if problem.pair:
         if problem.asymmetric:
             return a((4, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1)
-        return a((8, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=2)
-    if _roomiest(device) and problem.w <= 64:
+        stages = 2 if _roomy(device) else 1
+        return a((8, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages)
+    if _roomiest(device) and problem.w <= 64 and not problem.asymmetric:
         return a((16, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
     planes, rows = 4 if problem.asymmetric else 8, 32 if _roomiest(device) else 16
     return a((planes, rows, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=2)
 
 
 def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((16, 16, 16), num_warps=4, programs_per_sm=2)}
@@ -318,11 +331,15 @@ def _half_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
             "zb": a((planes, 16, 64), num_warps=8, out_w=32, programs_per_sm=1, num_stages=1),
             "a": a((16, 16, 64), num_warps=8, out_w=16, programs_per_sm=1, num_stages=stages),
         }
-    return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
+    return {
+        "z": _long_last(problem, device),
+        "a": _long_last(problem, device),
+        "b": _long_last(problem, device),
+    }
 
 
 def _float32_blur_last(problem: Problem, device: Device) -> Config:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     if problem.longest_side <= 16:
         return a((8, 16, 16), num_warps=4, programs_per_sm=3)
     if problem.longest_side <= 32 and problem.radius <= 16:
@@ -343,11 +360,11 @@ def _float32_blur_last(problem: Problem, device: Device) -> Config:
         if device.capability == 90 and not (problem.pair or problem.asymmetric):
             rows = 64  # by wgmma
         return a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1)
-    return _long_last(problem)
+    return _long_last(problem, device)
 
 
 def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Config]:
-    a = partial(_tile, problem)
+    a = partial(_tile, problem, device)
     stages = _stages(device)
     if problem.longest_side <= 16:
         return {"zab": a((8, 16, 16), num_warps=4, programs_per_sm=2, num_stages=stages)}
@@ -373,16 +390,20 @@ def _float32_gradients_last(problem: Problem, device: Device) -> dict[str, Confi
             "zb": a((1, rows, 64), num_warps=4, out_w=out_w, programs_per_sm=2, num_stages=1),
             "a": a((4, 16, 64), num_warps=4, out_w=32, programs_per_sm=2, num_stages=1),
         }
-    return {"z": _long_last(problem), "a": _long_last(problem), "b": _long_last(problem)}
+    return {
+        "z": _long_last(problem, device),
+        "a": _long_last(problem, device),
+        "b": _long_last(problem, device),
+    }
 
 
-def _long_last(problem: Problem) -> Config:
+def _long_last(problem: Problem, device: Device) -> Config:
     """Of a window so wide that a tile of several channels fits no multiprocessor."""
     block_w, out_w = 64 if problem.radius <= 24 else 128, 16
     if problem.pair and block_w == 128:
         out_w = 32
     shape = 2 if problem.is_16bit else 1, 32 if problem.h <= 32 else 16, block_w
-    return _tile(problem, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
+    return _tile(problem, device, shape, num_warps=8, out_w=out_w, programs_per_sm=1, num_stages=1)
 
 
 # By whether elements have 16 bits and whether channels come last. Gradients have several launches:

@@ -39,6 +39,8 @@ GRIDS = (
     Grid(FLOAT, (False,), (28,), (7,), ("blur_backward",)),
     Grid(FLOAT, (False,), (56,), (3,), ("blur",)),
     Grid(FLOAT, (True,), (28,), (7,), ("blur",)),
+    Grid(HALF, (True,), (112,), (15,), ("blur",)),
+    Grid(FLOAT, (False,), (56,), (15,), ("blur_backward",)),
 )
 
 
