@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import akm_triton as akm
+from akm_triton.backend import sequences
 from akm_triton.backend import triton as triton_backend
 from akm_triton.backend.launcher import Launcher
 from akm_triton.backend.layout import empty_like
@@ -465,7 +466,8 @@ def asked_by_rows(plan: Plan, problem: Problem, monkeypatch: pytest.MonkeyPatch)
         scratch.append(empty_like(*args))
         return scratch[-1]
 
-    monkeypatch.setattr(triton_backend, "empty_like", kept)
+    for module in (triton_backend, sequences):
+        monkeypatch.setattr(module, "empty_like", kept)
     work.run(plan)
     length = problem.w * (problem.c if problem.channels_last else 1) * 4  # bytes of a row
     asked, last, seen = 0, None, set[int]()
@@ -518,7 +520,8 @@ def test_traffic_of_signals_and_volumes(
         made.append(empty_like(*args))
         return made[-1]
 
-    monkeypatch.setattr(triton_backend, "empty_like", kept)
+    for module in (triton_backend, sequences):
+        monkeypatch.setattr(module, "empty_like", kept)
     r = torch.ones(shape[1], requires_grad=True)
     options: Any = dict(max_radius=3, axes=tuple(range(2 - len(shape), 0)), backend="triton")
     for maps_read in (1, 2):
