@@ -78,7 +78,7 @@ template <class T> struct Bordered {
 
   Bordered(const Axis<T>& axis, const Plan<T>& plan, Scratch& scratch)
       : axis(axis), last(plan.job.last),
-        stride(last ? (plan.columns + 2 * axis.radius) * L : (plan.columns + 1) * L + ceil_div<Index>(2 * axis.radius, L) * L) {
+        stride((plan.columns + (last ? 2 * axis.radius : 1 + ceil_div<Index>(2 * axis.radius, L))) * L) {
     for (int k = 0; k < plan.wide; ++k) {
       at[k] = scratch.take<T>(plan.batch * stride);
       std::fill(at[k], at[k] + plan.batch * stride, T(0));  // lanes that are left over must not be slow numbers
