@@ -2,6 +2,7 @@
 //
 // A vector holds what lies side by side: channels of a pixel (channels_last), or pixels of a row of one plane,
 // whose taps are in every lane. Rows are copied once, to get their borders; the sums down go straight to y.
+// In channels_last a part of the columns goes down the map after another.
 // Every sum has the order that it has in ``blur``, and the same bits.
 
 #pragma once
@@ -77,40 +78,45 @@ template <class T> struct Bordered {
 
   Bordered(const Axis<T>& axis, const Plan<T>& plan, Scratch& scratch)
       : axis(axis), last(plan.job.last),
-        stride(last ? (axis.size + 2 * axis.radius) * L : (plan.columns + 1) * L + ceil_div<Index>(2 * axis.radius, L) * L) {
+        stride((plan.columns + (last ? 2 * axis.radius : 1 + ceil_div<Index>(2 * axis.radius, L))) * L) {
     for (int k = 0; k < plan.wide; ++k) {
       at[k] = scratch.take<T>(plan.batch * stride);
       std::fill(at[k], at[k] + plan.batch * stride, T(0));  // lanes that are left over must not be slow numbers
     }
   }
-  void load(const Tile<T>& tile, int plane, const T* z, Index first, Index rows) const {
+  // With ``last`` the pixels from … to alone, and what T reaches beyond them
+  void load(const Tile<T>& tile, int plane, const T* z, Index first, Index rows, Index from, Index to) const {
     const Index w = axis.size, r = axis.radius;
     if (last) {
+      const Index low = std::max<Index>(0, from - r), high = std::min(w, to + r);
       Rows<T> x[WIDE];
-      for (int k = 0; k < tile.vectors; ++k) x[k] = {reinterpret_cast<Vec<T>*>(at[k]) + r, stride / L};
-      tile.load(z, first, first + rows, x, nullptr);
-      for (int k = 0; k < tile.vectors; ++k) extend(x[k].at, rows, x[k].stride);
+      for (int k = 0; k < tile.vectors; ++k) x[k] = {reinterpret_cast<Vec<T>*>(at[k]) + r + low - from, stride / L};
+      tile.load(z, first, rows, low, high, x);
+      for (int k = 0; k < tile.vectors; ++k) extend(x[k].at - low, rows, stride / L, from, to);
       return;
     }
     const T *p = z + tile.offset[plane] + first * w, *end = z + tile.size;
-    T* to = at[0] + r;
-    for (Index i = 0; i < rows; ++i, p += w, to += stride)
+    T* x = at[0] + r;
+    for (Index i = 0; i < rows; ++i, p += w, x += stride)
       for (Index j = 0; j < w; j += L) {
-        if (p + j + L <= end) *reinterpret_cast<Loose<T>*>(to + j) = *reinterpret_cast<const Loose<T>*>(p + j);
-        else std::copy(p + j, p + w, to + j);
+        if (p + j + L <= end) *reinterpret_cast<Loose<T>*>(x + j) = *reinterpret_cast<const Loose<T>*>(p + j);
+        else std::copy(p + j, p + w, x + j);
       }
-    extend(at[0] + r, rows, stride);
+    extend(at[0] + r, rows, stride, 0, w);
   }
 
  private:
-  template <class P> void extend(P* x, Index rows, Index stride) const {
+  // x begins where pixel 0 would be.
+  template <class P> void extend(P* x, Index rows, Index stride, Index from, Index to) const {
     const Index w = axis.size, r = axis.radius;
-    for (Index i = 0; i < rows; ++i, x += stride)
-      for (Index n = 0; n < r; ++n) {
-        const Index before = axis.folded[n], after = axis.folded[r + w + n];
-        x[n - r] = before < 0 ? P{} : x[before];
-        x[w + n] = after < 0 ? P{} : x[after];
-      }
+    const auto outside = [&](Index place) {
+      const Index inside = axis.folded[r + place];
+      x[place] = inside < 0 ? P{} : x[inside];
+    };
+    for (Index i = 0; i < rows; ++i, x += stride) {
+      for (Index place = from - r; place < 0; ++place) outside(place);
+      for (Index place = w; place < to + r; ++place) outside(place);
+    }
   }
 };
 
@@ -136,16 +142,16 @@ void blur_directly(
   const Bordered<T> x(vectors[0].across, plan, scratch);
   const T** rows = scratch.take<const T*>(batch);
   T* beside = scratch.take<T>(batch * columns * L);  // rows whose last vector is not whole
-  const auto blur = [&](const Task<T>& task, int plane) {
+  const auto blur = [&](const Task<T>& task, int plane, Index begin, Index columns) {
     const Tile<T>& tile = task.tile;
     const int wide = last ? tile.vectors : 1;
     task.each_batch(plan, batch, [&](Index row, Index stop, Index done, Index needed) {
       for (Index n; done < needed; done += n) {
         n = vectors[0].ring.run(done, std::min(needed, done + batch));
-        x.load(tile, plane, z, done, n);
+        x.load(tile, plane, z, done, n, begin, begin + columns);
         for (int k = 0; k < wide; ++k) {
           for (Index i = 0; i < n; ++i) rows[i] = x.at[k] + i * x.stride;
-          const Sums<T> u{reinterpret_cast<T*>(vectors[k].ring[done]), columns * L, L};
+          const Sums<T> u{reinterpret_cast<T*>(vectors[k].ring[done]), plan.columns * L, L};
           window_sums<T>(u, vectors[k].across.taps, count, {rows, 0, last ? L : 1}, n, 0, columns);
         }
       }
@@ -155,7 +161,7 @@ void blur_directly(
         for (int k = 0; k < wide; ++k) {
           const Index end = std::min(columns, column + each), lanes = last ? tile.lanes(k) : w % L;
           const bool whole = lanes == (last ? L : 0);
-          T* to = y + tile.offset[plane] + row * row_step + k * L;
+          T* to = y + tile.offset[plane] + row * row_step + begin * column_step + k * L;
           const Sums<T> out = whole ? Sums<T>{to, row_step, column_step} : Sums<T>{beside, columns * L, L};
           const auto list = reinterpret_cast<const T* const*>(vectors[k].ring.extended + row);
           window_sums<T>(out, vectors[k].down.taps, count, {list, 1, 0}, stop - row, column, end);
@@ -175,12 +181,11 @@ void blur_directly(
         vectors[k].down.set(a, taps);
         vectors[k].across.set(b, taps);
       }
-    for (int plane = 0; plane < (last ? 1 : task.tile.planes); ++plane) {
-      if (!last) {
-        vectors[0].down.set(a, taps[plane]);
-        vectors[0].across.set(b, taps[plane]);
-      }
-      blur(task, plane);
+    for (Index begin = 0; last && begin < w; begin += columns) blur(task, 0, begin, std::min(columns, w - begin));
+    for (int plane = 0; !last && plane < task.tile.planes; ++plane) {
+      vectors[0].down.set(a, taps[plane]);
+      vectors[0].across.set(b, taps[plane]);
+      blur(task, plane, 0, columns);
     }
   }
 }

@@ -10,6 +10,7 @@
 #endif
 
 #include "maps.h"
+#include "sums.h"
 
 namespace {
 
@@ -21,7 +22,7 @@ template <class T> struct Plan {
   int wide;
   bool dense, whole;  // whether T(a) is a matrix; whether its first rows read the last ones
   bool direct;        // whether numbers stay as they lie in memory
-  Index columns;      // vectors of a row
+  Index columns;      // vectors of a row, or where ``direct`` of a part of it, that are computed together
   Index batch, ring;  // rows
 
   // ``blurs`` is whether all that is wanted is one T(a) z T(b)ᵀ.
@@ -36,7 +37,10 @@ template <class T> struct Plan {
     direct = blurs && plain && !dense && !job.strides() && job.width >= 2 * job.radius + 1 &&
              (job.last || packed >= std::max<Index>(4, job.radius));  // rows of few vectors are slower so
     columns = direct && !job.last ? packed : job.width;
-    batch = std::min(job.height, ceil_div<Index>(std::max<Index>(BATCH / columns, job.radius), ROWS) * ROWS);
+    if (direct && job.last && job.across != Border::circular)  // few, so that the ring stays in the first cache
+      columns = part(job.width, std::max<Index>({CACHED / (4 * wide * (job.radius + 1)), 16 * job.radius, 2 * COLUMNS}));
+    const Index rows = std::max<Index>({BATCH / columns, job.radius, 1});
+    batch = std::min(job.height, direct ? rows : ceil_div<Index>(rows, ROWS) * ROWS);
     ring = whole ? job.height : std::min(job.height, batch * job.keep_down + 2 * job.radius);
   }
   Index tasks() const { return Tile<T>::count(job, wide) * job.bands; }
