@@ -209,7 +209,9 @@ def _half_blur(problem: Problem, device: Device) -> Config:
     tiles = partial(a, (1, 64, 64), out_w=32 if _wraps(problem, 64) else None, num_stages=stages)
     if problem.pair:
         return tiles(num_warps=4 if device.warpgroup else 8, programs_per_sm=2)
-    return tiles(num_warps=4, programs_per_sm=3, registers=168)
+    # where rows are not aligned, more addresses take registers that mma.sync has not left
+    registers = 168 if device.warpgroup or not problem.unaligned_rows else 0
+    return tiles(num_warps=4, programs_per_sm=3, registers=registers)
 
 
 def _half_gradients(problem: Problem, device: Device) -> dict[str, Config]:
