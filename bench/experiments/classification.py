@@ -1,0 +1,58 @@
+"""What experiments on labelled images share: the network of an arm, its training, its scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bench.experiments import data, training
+from bench.experiments.corrupt import GROUPS, KINDS, SEVERITIES
+from bench.experiments.networks import classifier
+from bench.experiments.outcomes import Array, share
+from bench.experiments.protocol import Place, Run
+
+CORRUPTED = {group: kinds for group, kinds in GROUPS.items()} | {"all kinds": tuple(KINDS)}
+"""Metrics: the scores of ``corrupted`` that each is the mean of."""
+
+
+def network(place: Place, run: Run, **more: Any) -> nn.Module:
+    """The arm's network, with ``more`` options; an arm's own options of training are left out."""
+    channels = data.test(place, 1)[0].shape[1]
+    options = dict(run.arm.options) | more
+    for name in ("noise", "curriculum"):
+        options.pop(name, None)
+    return classifier(channels, data.classes(place), **options).to(place.device)
+
+
+def fit(place: Place, run: Run, model: nn.Module, count: int) -> None:
+    """Train on ``count`` images that the seed draws."""
+    settings, options = place.settings, run.arm.options
+    x, y = (part.to(place.device) for part in data.training(place, count, run.seed))
+    training.train(
+        model, x, y, seed=run.seed,
+        **{key: settings[key] for key in ("steps", "batch", "rate", "modulation_rate")},
+        augment=training.noise(options["noise"]) if "noise" in options else None,
+        curriculum=options.get("curriculum", 0.0),
+    )  # fmt: skip
+
+
+def clean(place: Place, model: nn.Module) -> dict[str, Array]:
+    x, y = data.test(place, place.settings["test"])
+    right = training.predictions(model, x.to(place.device)) == y.numpy()
+    return {"clean": right.astype(np.float64)}
+
+
+def corrupted(place: Place, model: nn.Module) -> dict[str, Array]:
+    """Of each kind, the share of severities at which each image comes out right."""
+    count = place.settings["test"]
+    y = data.test(place, count)[1].numpy()
+    scores = {}
+    for kind in KINDS:
+        found = [
+            training.predictions(model, data.corrupted(place, count, kind, s).to(place.device))
+            for s in SEVERITIES
+        ]
+        scores[kind] = share(np.stack(found) == y)
+    return scores
