@@ -18,6 +18,7 @@ from bench.sweep import default_folder
 # name → what it asks
 EXPERIMENTS = {
     "corruptions": "is a network with AKM better on corrupted images than simple alternatives?",
+    "field": "does AKM find how far a texture network must look?",
 }
 ONE_STEP = 1.0  # seconds of timing each of forward, and forward and backward, per arm
 
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
     jobs = options.jobs or (min(2, os.cpu_count() or 1) if device.type == "cpu" else 1)
     if min(seeds, jobs) < 1:
         parser.error("--seeds and --jobs must be at least 1")
-    torch.set_num_threads(1)  # small networks: more threads gain nothing, and change the sums
+    runner.prepare_process()
     if device.type == "cpu":
         timing.keep_memory()
     settings = protocol.settings | (protocol.quick if options.quick else {})
