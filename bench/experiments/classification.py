@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from bench.experiments import data, training
 from bench.experiments.corrupt import GROUPS, KINDS, SEVERITIES
@@ -15,6 +16,15 @@ from bench.experiments.protocol import Place, Run
 
 CORRUPTED = {group: kinds for group, kinds in GROUPS.items()} | {"all kinds": tuple(KINDS)}
 """Metrics: the scores of ``corrupted`` that each is the mean of."""
+
+
+SETTINGS = {
+    "train": 4000, "test": 2000, "steps": 250, "batch": 64, "rate": 4e-3, "modulation_rate": 5.0
+}  # fmt: skip
+QUICK = {"train": 500, "test": 100, "steps": 60}
+SHALLOW, DEEP = "shallow", "deep"
+CONVS = {SHALLOW: 1, DEEP: 2}
+"""Convolutions in each of three stages."""
 
 
 def network(place: Place, run: Run, **more: Any) -> nn.Module:
@@ -44,15 +54,26 @@ def clean(place: Place, model: nn.Module) -> dict[str, Array]:
     return {"clean": right.astype(np.float64)}
 
 
-def corrupted(place: Place, model: nn.Module) -> dict[str, Array]:
+def corrupted(
+    place: Place,
+    model: nn.Module,
+    kinds: Sequence[str] = tuple(KINDS),
+    severities: Sequence[int] = SEVERITIES,
+) -> dict[str, Array]:
     """Of each kind, the share of severities at which each image comes out right."""
     count = place.settings["test"]
     y = data.test(place, count)[1].numpy()
     scores = {}
-    for kind in KINDS:
+    for kind in kinds:
         found = [
             training.predictions(model, data.corrupted(place, count, kind, s).to(place.device))
-            for s in SEVERITIES
+            for s in severities
         ]
         scores[kind] = share(np.stack(found) == y)
     return scores
+
+
+def example(place: Place) -> Tensor:
+    """A batch to measure costs with."""
+    x, _ = data.test(place, place.settings["batch"])
+    return training.as_input(x).to(place.device)

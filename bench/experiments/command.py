@@ -19,6 +19,8 @@ from bench.sweep import default_folder
 EXPERIMENTS = {
     "corruptions": "is a network with AKM better on corrupted images than simple alternatives?",
     "field": "does AKM find how far a texture network must look?",
+    "shift": "does a blur of learned σ before a stride make predictions steadier?",
+    "few": "does AKM help with 10 to 200 images a class?",
 }
 ONE_STEP = 1.0  # seconds of timing each of forward, and forward and backward, per arm
 

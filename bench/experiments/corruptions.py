@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from bench.experiments import classification, data, training
+from bench.experiments.classification import CONVS, DEEP, SHALLOW
 from bench.experiments.outcomes import Outcome
 from bench.experiments.protocol import Arm, Comparison, Experiment, Place, Protocol, Run
 
-SHALLOW, DEEP = "shallow", "deep"
 PROTOCOL = Protocol(
     name="corruptions",
     hypothesis=(
@@ -27,7 +27,7 @@ PROTOCOL = Protocol(
     ),
     baseline="plain",
     metrics={"clean": ("clean",), **classification.CORRUPTED},
-    conditions=(SHALLOW, DEEP),  # one or two convolutions in each of three stages
+    conditions=tuple(CONVS),
     arms=(
         Arm("plain", "3×3 convolutions, BatchNorm, ReLU, max-pooling"),
         Arm("AKM", "learned blur and gate after each norm", {"modulation": "learned"}),
@@ -54,21 +54,17 @@ PROTOCOL = Protocol(
     ),
     selection="nothing is chosen; σ = 0.65 px and noise up to 0.2 were set beforehand",
     seeds=5,
-    settings={
-        "train": 4000, "test": 2000, "steps": 250, "batch": 64, "rate": 4e-3, "modulation_rate": 5.0
-    },
-    quick={"train": 500, "test": 100, "steps": 20},
+    settings=classification.SETTINGS,
+    quick=classification.QUICK,
 )  # fmt: skip
 
 
 def model(place: Place, run: Run, earlier: Outcome | None = None) -> tuple[nn.Module, torch.Tensor]:
-    more: dict[str, Any] = {"convs": 1 if run.condition == SHALLOW else 2}
+    more: dict[str, Any] = {"convs": CONVS[run.condition]}
     if run.arm.options.get("modulation") == "fixed":
         # for the cost alone, any σ
         more["sigma"] = earlier.learned["sigma"] if earlier else [0.5] * 6
-    net = classification.network(place, run, **more)
-    x = training.as_input(data.test(place, place.settings["batch"])[0])
-    return net, x.to(place.device)
+    return classification.network(place, run, **more), classification.example(place)
 
 
 def run(place: Place, run: Run, earlier: Outcome | None) -> Outcome:

@@ -40,17 +40,13 @@ def classes(place: Place) -> int:
 
 def corrupted(place: Place, count: int, kind: str, severity: int) -> Tensor:
     """The images of ``test``, corrupted."""
-    return _corrupted(place.dataset, place.folder, count)[kind, severity]
+    return _corrupted(place.dataset, place.folder, count, kind, severity)
 
 
-@functools.lru_cache(1)
-def _corrupted(dataset: str, folder: Path | None, count: int) -> dict[tuple[str, int], Tensor]:
-    clean = _drawn(*_read(dataset, folder)[1], count, TEST_SEED)[0].numpy()
-    return {
-        (kind, severity): torch.from_numpy(corrupt(clean, kind, severity))
-        for kind in KINDS
-        for severity in SEVERITIES
-    }
+@functools.lru_cache(len(KINDS) * len(SEVERITIES))
+def _corrupted(dataset: str, folder: Path | None, count: int, kind: str, severity: int) -> Tensor:
+    clean, _ = _drawn(*_read(dataset, folder)[1], count, TEST_SEED)
+    return torch.from_numpy(corrupt(clean.numpy(), kind, severity))
 
 
 def _drawn(x: Tensor, y: Tensor, count: int, seed: int) -> Labelled:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import akm_triton as akm
 
-DOWN = ("max", "max blur", "stride", "blur", "akm before", "akm after")
+DOWN = ("max", "max blur", "stride", "blur", "learned blur", "akm before", "akm after")
 
 
 class FixedBlur(nn.Module):
@@ -112,6 +112,8 @@ def classifier(
             layers += [nn.MaxPool2d(2, stride=1), FixedBlur(width, 2)]
         elif down == "blur":
             layers.append(FixedBlur(width, 2))
+        elif down == "learned blur":
+            layers.append(akm.BlurPool2d(width, 2, max_radius=max_radius))
         if dropout:
             layers.append(nn.Dropout2d(dropout))
     head = nn.Linear(widths[-1], classes)

@@ -105,5 +105,5 @@ def sigmas(model: nn.Module) -> list[list[float]]:
     return [
         [round(x, 5) for x in layer.sigma.flatten().tolist()]
         for layer in model.modules()
-        if isinstance(layer, akm.Modulation2d | akm.AKMConv2d)
+        if isinstance(layer, akm.Modulation2d | akm.AKMConv2d | akm.BlurPool2d)
     ]

@@ -1,6 +1,5 @@
 """Data sets in every layout, made small; networks of the right size; training that repeats."""
 
-import gzip
 import pickle
 from pathlib import Path
 
@@ -12,25 +11,13 @@ from scipy import ndimage
 from bench.experiments import data, networks, training
 from bench.experiments.corrupt import Array, corrupt
 from bench.experiments.protocol import Place
+from tests.experiments.fashion import write_fashion
 
 CPU = torch.device("cpu")
 
 
 def place(dataset: str, folder: Path) -> Place:
     return Place(CPU, {}, dataset, folder)
-
-
-def write_fashion(folder: Path, train: int = 60, test: int = 30) -> None:
-    """Class k is a bar of k + 1 bright rows, under noise."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", train), ("t10k", test)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        pixels = rng.integers(60, size=(count, 28, 28), dtype=np.uint8)
-        for image, label in zip(pixels, labels, strict=True):
-            image[4 : 5 + 2 * label, 6:-6] += 150
-        for kind, head, array in (("images-idx3", 16, pixels), ("labels-idx1", 8, labels)):
-            path = folder / f"{part}-{kind}-ubyte.gz"
-            path.write_bytes(gzip.compress(bytes(head) + array.tobytes()))
 
 
 @pytest.mark.parametrize("layout", ["python", "binary"])
@@ -114,7 +101,7 @@ def test_arms_differ_in_nothing_but_what_they_say() -> None:
 
     x = torch.rand(2, 1, 28, 28)
     plain = built()
-    assert sum(p.numel() for p in plain.parameters()) == 6274
+    assert sum(p.numel() for p in plain.parameters()) == 6274  # by hand
     # a σ of 0 and a gate of 1 change nothing, so neither does a schedule that has ended
     assert torch.allclose(built(modulation="scheduled")(x), plain(x), atol=1e-6)
     sigma = [[0.5] * width for width in (8, 16, 32)]
