@@ -30,6 +30,7 @@ FIGURES = {
     "field": "experiments/field",
     "shift": "experiments/shift",
     "few": "experiments/few",
+    "adapt": "experiments/adapt",
 }
 
 

@@ -23,6 +23,8 @@ SETTINGS = {
 }  # fmt: skip
 QUICK = {"train": 500, "test": 100, "steps": 60}
 SHALLOW, DEEP = "shallow", "deep"
+OF_TRAINING = ("noise", "curriculum", "adapt", "entropy")
+"""Options of arms that the network is not built by."""
 CONVS = {SHALLOW: 1, DEEP: 2}
 """Convolutions in each of three stages."""
 
@@ -31,7 +33,7 @@ def network(place: Place, run: Run, **more: Any) -> nn.Module:
     """The arm's network, with ``more`` options; an arm's own options of training are left out."""
     channels = data.test(place, 1)[0].shape[1]
     options = dict(run.arm.options) | more
-    for name in ("noise", "curriculum"):
+    for name in OF_TRAINING:
         options.pop(name, None)
     return classifier(channels, data.classes(place), **options).to(place.device)
 

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "field": "does AKM find how far a texture network must look?",
     "shift": "does a blur of learned σ before a stride make predictions steadier?",
     "few": "does AKM help with 10 to 200 images a class?",
+    "adapt": "which numbers of a network should adapt to a corrupted domain?",
 }
 ONE_STEP = 1.0  # seconds of timing each of forward, and forward and backward, per arm
 

@@ -22,11 +22,14 @@ def made(name: str, seeds: int = 3) -> tuple[dict[str, Any], Rows]:
     scores = {score for names in protocol.metrics.values() for score in names}
     done = {
         (condition, arm.name): [
-            Outcome({s: rng.random(20) for s in scores}, {"sigma": rng.random((2, 4)).tolist()})
+            Outcome(
+                {s: rng.random(20) for s in scores},
+                {"sigma": rng.random((2, 4)).tolist(), "moved": 7 * number},
+            )
             for _ in range(seeds)
         ]
         for condition in protocol.conditions
-        for arm in protocol.arms
+        for number, arm in enumerate(protocol.arms)
     }
     rows = table.rows(protocol, done, {})
     about = {"device": "some", "threads": 1, "torch": "2", "date": "2026-01-01"}
@@ -128,6 +131,17 @@ def test_few_shows_gains_over_the_number_of_images() -> None:
         # those of a number of images lie a little beside it
         found = [(min((10, 20, 50, 200), key=lambda n: abs(n - x)), y, h) for x, y, h in bars(axis)]
         near(found, wanted)
+
+
+def test_adapt_shows_gains_over_the_numbers_that_move() -> None:
+    record, rows = made("adapt")
+    for axis in draw("adapt", record).axes:
+        wanted = [
+            (row["learned"][0]["moved"], *gain(row, axis.get_title()))
+            for row in rows.values()
+            if row["learned"][0]["moved"]
+        ]
+        near(bars(axis), wanted)
 
 
 @pytest.mark.parametrize("name", command.EXPERIMENTS)

@@ -13,12 +13,12 @@ from bench.experiments.corrupt import KINDS
 from bench.experiments.protocol import Experiment, Place, Run
 from tests.experiments.fashion import write_fashion
 
-SMALL = {"train": 40, "test": 20, "steps": 2, "batch": 8}
+SMALL = {"train": 40, "test": 20, "steps": 2, "batch": 8, "select": 10, "adapt_steps": 1}
 NAMES = [name for name in command.EXPERIMENTS if name != "field"]
 
 
 def experiment_of(name: str, folder: Path) -> tuple[Experiment, Place]:
-    write_fashion(folder)
+    write_fashion(folder, train=100)
     experiment = command.load(name)
     settings = experiment.protocol.settings
     small = {key: value for key, value in SMALL.items() if key in settings}
