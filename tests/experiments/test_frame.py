@@ -146,7 +146,10 @@ def test_the_protocol_says_all_that_it_fixes() -> None:
 
 @pytest.mark.parametrize("name", command.EXPERIMENTS)
 def test_every_protocol_is_complete(name: str) -> None:
-    protocol = command.load(name).protocol
+    experiment = command.load(name)
+    protocol = experiment.protocol
+    runs = runner.runs(experiment, 2)
+    assert len({runner.path_of(experiment, PLACE, run, Path()) for run in runs}) == len(runs)
     arms = {arm.name for arm in protocol.arms}
     assert protocol.name == name and protocol.baseline in arms and protocol.seeds >= 5
     assert len(arms) == len(protocol.arms)
