@@ -17,6 +17,7 @@ COMMANDS = {
     "train-step": ("bench.train_step", "ResNet steps: plain, AKM, composed, compiled"),
     "fewshot": ("bench.fewshot.train", "meta-learn few-shot classification"),
     "fewshot-table": ("bench.fewshot.table", "compare finished few-shot runs in pairs"),
+    "experiment": ("bench.experiments.command", "what AKM is good for: experiments"),
     "meta": ("bench.meta", "time and memory of meta-gradients over tasks and inner steps"),
     "launch": ("bench.launch", "host time of a call, with Triton's launcher"),
     "predict": ("bench.predict.command", "speed predicted from machine code; needs no GPU"),

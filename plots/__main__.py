@@ -26,6 +26,11 @@ FIGURES = {
     "small_maps": "small-maps",
     "meta": "meta",
     "fewshot": "fewshot/glyphs-5way-1shot-*",
+    "corruptions": "experiments/corruptions",
+    "field": "experiments/field",
+    "shift": "experiments/shift",
+    "few": "experiments/few",
+    "adapt": "experiments/adapt",
 }
 
 

@@ -158,11 +158,16 @@ KEYS = {
     "candidates": {"machine", "op", "shape", "radius", "place", "tiles", "effort", "predicted"},
     "meta": {"tasks", "steps", "adapt", "at_once", "checkpoint", "peak_bytes"},
     "fewshot": {"iteration", "loss", "val"},
+    "experiments": {"condition", "arm", "seeds", "metrics", "learned"},
 }
 UNTIMED = {
-    "digits", "accuracy", "predict", "predict-dimensions", "candidates", "correctness", "fewshot",
+    "digits", "accuracy", "predict", "predict-dimensions", "candidates", "correctness", "fewshot", "experiments",
 }  # fmt: skip
-COMMITTED = sorted(results.ROOT.glob("*/**/*.json"))
+COMMITTED = sorted(
+    path
+    for path in results.ROOT.glob("*/**/*.json")
+    if path.parent.parent.name != "experiments"  # single runs, which have no date
+)
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: str(p.relative_to(results.ROOT)))
@@ -193,7 +198,8 @@ def test_a_committed_result_lies_where_its_device_says() -> None:
 def test_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert {*KEYS, "codegen", "tune-device", "campaign"} <= set(listed)
+    others = {"codegen", "tune-device", "campaign", "experiment"}
+    assert {*KEYS, *others} - {"experiments"} <= set(listed)
     for module, purpose in command_line.COMMANDS.values():
         assert purpose and find_spec(module)
     assert command_line.main(["unknown"]) == 2
