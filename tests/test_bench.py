@@ -161,7 +161,8 @@ KEYS = {
     "experiments": {"condition", "arm", "seeds", "metrics", "learned"},
 }
 UNTIMED = {
-    "digits", "accuracy", "predict", "predict-dimensions", "candidates", "correctness", "fewshot", "experiments",
+    "digits", "accuracy", "predict", "predict-dimensions", "candidates", "correctness", "fewshot",
+    "experiments",
 }  # fmt: skip
 COMMITTED = sorted(
     path
