@@ -278,6 +278,19 @@ def test_threads_change_no_bit_of_a_map(
     assert torch.equal(plane, alone[0][-1:, -1:].contiguous())
 
 
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_taps_too_small_to_be_seen_are_left_out(layout: str) -> None:
+    """Subnormal numbers take processors a hundred times as long: none is computed with."""
+    z = arranged(torch.ones(1, 20, 40, 40), layout)
+    t = torch.tensor([1.0, 1e-20, 1e-22, 1e-40]).expand(2, 1, 4)
+    pulse = z * (torch.arange(40) == 20)
+    left, all_of_them = (cpu.blur(pulse, x, "zeros") for x in (t[..., :2], t))
+    assert torch.equal(left, all_of_them)
+    assert (cpu.blur_backward(z, z, t, "zeros")[1] > 1000).all()  # and yet they have gradients
+    t = torch.tensor([1.0, 1e-40, math.nan]).expand(2, 1, 3)
+    assert cpu.blur(z, t, "zeros").isnan().all()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_what_is_not_finite_stays_in_its_plane(layout: str, value: float) -> None:
