@@ -144,7 +144,7 @@ def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
     for link in links:
         target, _, anchor = link.partition("#")
         if not target.startswith("http"):
-            there = page.parent / target
+            there = page.parent / target if target else page
             assert there.exists(), link
             if anchor:
                 titles = re.findall(r"^#+ (.*)$", there.read_text("utf-8"), re.M)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import akm_triton as akm
+from akm_triton.backend import prepared
 from akm_triton.backend import triton as triton_backend
 from akm_triton.backend.launcher import Launcher
 from akm_triton.launch.device import Device
@@ -19,7 +20,7 @@ from tests.modes import Watch
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The kernels that would be launched on an H200, by name; none is."""
-    monkeypatch.setattr(triton_backend, "describe", lambda _: Device("sm_90", 132, 90, 232_448))
+    monkeypatch.setattr(prepared, "describe", lambda _: Device("sm_90", 132, 90, 232_448))
     log: list[str] = []
 
     def note(kernel: Any, *args: Any, NEED_DZ: bool = False, **constants: Any) -> None:
