@@ -186,7 +186,7 @@ def gaussian_taps(
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
         t = r * r
-        density = torch.exp(t.clamp(max=rules.switch) * rules.cos_minus_one)
+        density = torch.exp(_finite(t, rules) * rules.cos_minus_one)
         small = _product(density, rules.cosines)
         large = _product(_powers(r, rules), rules.series)
         taps = torch.where(t <= rules.switch, small, large)
@@ -225,6 +225,12 @@ def _magnitude(r: Tensor) -> Tensor:
     return r * r.detach().sgn()
 
 
+def _finite(t: Tensor, rules: BesselRules) -> Tensor:
+    """t where the trapezoid rule is used, a number elsewhere. Not cut at the switch itself: there
+    the slope of ``clamp`` is 0 from PyTorch 2.14 on, and was 1 before."""
+    return t.clamp(max=2 * rules.switch)
+
+
 def _powers(r: Tensor, rules: BesselRules) -> Tensor:
     """(switch / r²)^m, m = 0…TERMS−1, for r² no less than the switch. By way of the logarithm, so
     that no derivative meets a number beyond the range of its dtype."""
@@ -246,7 +252,7 @@ def tap_derivatives(
     if gaussian == "discrete":
         rules = _rules_for(r, max_radius)
         is_small = t <= rules.switch
-        density = torch.exp(t.clamp(max=rules.switch) * rules.cos_minus_one)
+        density = torch.exp(_finite(t, rules) * rules.cos_minus_one)
         m, powers = _up_to(TERMS - 1, r), _powers(r, rules)
         rising = (1, -m, m * (m + 1), -m * (m + 1) * (m + 2))
         p = [

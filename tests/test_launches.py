@@ -232,6 +232,8 @@ def test_a_new_plan_is_launched_at_once(
     assert ".maxnreg 104" in after.kernel.ptx
 
 
+# by Triton 3.9, of the kernel that is launched the plain way
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
 def test_bench_launch_measures_every_call(tmp_path: Path) -> None:
     bench_launch.main(["--quick", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*/launch.json")
