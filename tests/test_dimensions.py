@@ -247,6 +247,7 @@ def test_stride_keeps_every_so_many(dims: int, stride: Any) -> None:
         (dict(z=torch.ones(3), axes=-1), ValueError, r"z must be \(N, C, L\) or \(C, L\), got"),
         (dict(z=torch.ones(2, 3, 0), axes=-1), ValueError, "z must have channels, pixels"),
         (dict(z=torch.ones(1, 2, 3, 4, 5, 6)), ValueError, r"z must be \(N, C, H, W\)"),
+        (dict(z=torch.ones(1, 2, 3, 4, 5, 6), axes=-1), ValueError, r"z must be \(N, C, L\)"),
         (dict(axes=-1, stride=(2, 2)), TypeError, r"stride must be an int, got \(2, 2\)"),
         (dict(stride=(1, 2, 3), axes=(-3, -2, -1), r=(1, 1)), ValueError, "3 here, got 2"),
     ],
@@ -431,6 +432,24 @@ def test_modulation(dims: int) -> None:
     assert torch.equal(layer(z), wanted) and torch.equal(layer(z[0]), wanted[0])
     with pytest.raises(ValueError, match="z must have 3 channels"):
         layer(torch.randn(2, 4, *SHAPES[dims][2:]))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_modulation_refuses_other_dimensions(dims: int) -> None:
+    layer = getattr(akm, f"Modulation{dims}d")(3)
+    for rank in {1, 2, 3, 4, 5, 6} - {dims + 1, dims + 2}:
+        with pytest.raises(ValueError, match=r"z must be \(N, C, .* or \(C, .*, got shape \(3,"):
+            layer(torch.randn((3,) * rank))
+
+
+def test_an_r_of_each_axis_loads_where_it_says_enough() -> None:
+    layer = akm.Modulation2d(3, isotropic=False)
+    of_layer = akm.Modulation2d(3, per="layer", isotropic=False)
+    of_layer.load_state_dict({"r": torch.tensor([[1.0, 2.0]]), "s": torch.zeros(1)})
+    layer.load_state_dict(of_layer.state_dict())
+    assert layer.r.tolist() == [[1.0, 2.0]] * 3
+    with pytest.raises(RuntimeError, match=r"size mismatch for r: .*\[3, 2\]"):
+        akm.Modulation2d(3).load_state_dict(layer.state_dict())
 
 
 def test_sigma_of_each_axis_learns() -> None:
