@@ -30,6 +30,7 @@ from akm_triton.surgery.places import (
 )
 
 DONE = "has modulation already"
+UNKNOWN = "nothing tells whether it is of signals, maps or volumes"
 FORWARDS = {norm.forward for norm in NORMS}
 
 
@@ -101,16 +102,14 @@ def make_plan(
             reason = f"the shape of {named[shapeless[0]][0]} is not known; run the model once first"
         elif channels < min_channels:
             reason = f"{channels} channels, fewer than min_channels={min_channels}"
-        elif dims is None:
-            reason = "nothing tells whether it is of signals, maps or volumes"
         elif layer in seen.pooled:
             reason = "its maps have one pixel, where a blur does nothing"
         elif modulated & {layer, *norms} or any(isinstance(x, Modulation) for x in last):
             reason = DONE
         else:
             reason = next(filter(None, (_why_not(target, model) for target in targets)), None)
-        if reason is not None:
-            plan.skipped[name] = reason
+        if reason is not None or dims is None:
+            plan.skipped[name] = reason or UNKNOWN
             continue
 
         for target in targets:
