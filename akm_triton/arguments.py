@@ -83,12 +83,10 @@ def check_map(z: Tensor, axes: tuple[int, ...] | None) -> tuple[torch.Size, int]
         raise TypeError(f"z must be float16, bfloat16, float32 or float64, got {z.dtype}")
     shape = sizes(z)
     rank = len(shape)
-    if axes is None:
-        count = 3 if rank == 5 else 2
-    else:
-        count = min(max(-min(axes), rank - 2), 3)
-    if rank not in (count + 1, count + 2):
-        raise ValueError(f"z must be {SHAPES[count]}, got shape {tuple(shape)}")
+    least = 2 if axes is None else -min(axes)
+    count = max(least, rank - 2) if axes is not None or rank == 5 else 2
+    if count > 3 or rank not in (count + 1, count + 2):
+        raise ValueError(f"z must be {SHAPES[least]}, got shape {tuple(shape)}")
     if 0 in shape[-count - 1 :]:
         what = "rows and columns" if count == 2 else "pixels"
         raise ValueError(f"z must have channels, {what}, got shape {tuple(shape)}")

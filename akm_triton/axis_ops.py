@@ -5,7 +5,8 @@ F(g, z; a) = <g, T(a) z>, linear in g, z and a. ``blur_axis`` is ∂F/∂g (its 
 ``axis_grads`` is ∂F/∂a, in which a does not occur, and ``axis_backward`` is ∂F/∂(z, a). The
 derivative of ``blur_axis`` by a along v is ``blur_axis`` with v, so these three suffice for
 derivatives of any order. The other axis costs nothing: each op is one product, which reads each map
-and writes each map once.
+and writes each map once. A stride keeps some of what ``blur_axis`` makes; its derivatives are those
+of the blur, of a cotangent with zeros where nothing was kept.
 
 Shapes: maps (N, C, H, W); ``axis`` 2, down each column, or 3, along each row; taps (1|C, R+1) or
 (N, C, R+1), centre tap first.
@@ -13,6 +14,7 @@ Shapes: maps (N, C, H, W); ``axis`` 2, down each column, or 3, along each row; t
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -22,10 +24,10 @@ from torch import Tensor
 from akm_triton import backend as backends
 from akm_triton import batching
 from akm_triton.autograd import define
-from akm_triton.backend.layout import empty_like, has_constant_size
+from akm_triton.backend.layout import along, empty_like, has_constant_size, kept_shape
 from akm_triton.borders import SELF_ADJOINT
 from akm_triton.gated_taps import Grads, Needs
-from akm_triton.ops import sum_of
+from akm_triton.ops import spread, sum_of
 from akm_triton.tracing import in_export
 
 
@@ -47,15 +49,15 @@ def _decomposes(op: str, z: Tensor, *args: Any) -> bool:
 
 
 def _blur_axis_kernel(
-    z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, backend: str
+    z: Tensor, a: Tensor, axis: int, stride: int, border: str, adjoint: bool, backend: str
 ) -> Tensor:
     name = backend if has_constant_size(z) else "torch"
-    y: Tensor = _implementation("blur_axis", name)(z, a, axis, border, adjoint)
+    y: Tensor = _implementation("blur_axis", name)(z, a, axis, border, adjoint, stride)
     return y
 
 
 def _blur_axis_decomposes(
-    z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, backend: str
+    z: Tensor, a: Tensor, axis: int, stride: int, border: str, adjoint: bool, backend: str
 ) -> bool:
     if has_constant_size(z):
         return _decomposes("blur_axis", z, backend)
@@ -77,33 +79,55 @@ def blur_axis_vjp(
     return dz, taps_grad(left, right, a, axis, border, backend) if needs[1] else None
 
 
+def _blur_axis_vjp(
+    needs: Needs, z: Tensor, a: Tensor, axis: int, stride: int, border: str, adjoint: bool,
+    backend: str, g: Tensor | None,
+) -> Grads:  # fmt: skip
+    if g is not None and stride > 1:
+        g = spread(g, z.shape[2:], along(axis, stride))
+    return blur_axis_vjp(needs, z, a, axis, border, adjoint, backend, g)
+
+
 def _blur_axis_jvp(
-    tangents: Grads, z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, backend: str
-) -> Tensor | None:
+    tangents: Grads, z: Tensor, a: Tensor, axis: int, stride: int, border: str, adjoint: bool,
+    backend: str,
+) -> Tensor | None:  # fmt: skip
     dz, da = tangents
     return sum_of(
-        None if dz is None else blur_axis(dz, a, axis, border, adjoint, backend),
-        None if da is None else blur_axis(z, da, axis, border, adjoint, backend),
+        None if dz is None else blur_axis(dz, a, axis, border, adjoint, backend, stride),
+        None if da is None else blur_axis(z, da, axis, border, adjoint, backend, stride),
     )
 
 
+def _blur_axis_fake(z: Tensor, a: Tensor, axis: int, stride: int, *options: Any) -> Tensor:
+    return empty_like(z, along(axis, stride))
+
+
+def _blur_axis_pixels(z: Tensor, a: Tensor, axis: int, stride: int, *options: Any) -> int:
+    return math.prod(kept_shape(z, along(axis, stride)))
+
+
 _blur_axis = define(
-    "blur_axis_r1(Tensor z, Tensor a, int axis, str border, bool adjoint, str backend) -> Tensor",
+    "blur_axis_r2(Tensor z, Tensor a, int axis, int stride, str border, bool adjoint, str backend)"
+    " -> Tensor",
     _blur_axis_kernel,
-    fake=lambda z, *others: empty_like(z),
-    vjp=blur_axis_vjp,
+    fake=_blur_axis_fake,
+    vjp=_blur_axis_vjp,
     jvp=_blur_axis_jvp,
     vmap=partial(batching.into_batch, maps=1, taps=1, lead=0),
     decomposes=_blur_axis_decomposes,
     maps=1,
     lead=0,
-    passes=1,
+    passes=_blur_axis_pixels,
 )
 
 
-def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, backend: str) -> Tensor:
-    """T(a) along an axis, or its adjoint T(a)ᵀ."""
-    y: Tensor = _blur_axis(z, a, axis, border, adjoint and border not in SELF_ADJOINT, backend)
+def blur_axis(
+    z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, backend: str, stride: int = 1
+) -> Tensor:
+    """T(a) along an axis, or its adjoint T(a)ᵀ; of this axis what ``stride`` keeps."""
+    adjoint = adjoint and border not in SELF_ADJOINT
+    y: Tensor = _blur_axis(z, a, axis, stride, border, adjoint, backend)
     return y
 
 
@@ -199,13 +223,14 @@ def _axis_backward_jvp(
     tangents: Grads, g: Tensor, z: Tensor, a: Tensor, axis: int, border: str, backend: str
 ) -> tuple[Tensor, Tensor]:
     dg, dz, da = tangents
-    along = _blur_axis_jvp((dg, da), g, a, axis, border, border not in SELF_ADJOINT, backend)
+    adjoint = border not in SELF_ADJOINT
+    dz_along = _blur_axis_jvp((dg, da), g, a, axis, 1, border, adjoint, backend)
     grads = sum_of(
         None if dg is None else taps_grad(dg, z, a, axis, border, backend),
         None if dz is None else taps_grad(g, dz, a, axis, border, backend),
     )
     return (
-        torch.zeros_like(z) if along is None else along,
+        torch.zeros_like(z) if dz_along is None else dz_along,
         torch.zeros_like(a) if grads is None else grads,
     )
 

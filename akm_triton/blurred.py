@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from akm_triton.arguments import check_options
+from akm_triton.arguments import SHAPES, check_options
 from akm_triton.functional import modulate
 from akm_triton.tracing import sizes
 
@@ -123,8 +123,10 @@ class Blurred(nn.Module):
                 continue
             if value.numel() == 1:  # one for the layer serves each channel
                 state_dict[prefix + name] = value.reshape(1).expand(shape).clone()
-            elif len(shape) == 2 and value.shape == shape[:1]:  # and one for all axes each of them
-                state_dict[prefix + name] = value[:, None].expand(shape).clone()
+            elif len(shape) == 2 and value.shape in (shape[:1], (1, shape[1])):
+                # one for all axes serves each of them, and those of the layer each channel
+                each = value[:, None] if value.dim() == 1 else value
+                state_dict[prefix + name] = each.expand(shape).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -180,10 +182,12 @@ def as_channels(channels: Any) -> int:
 
 
 def check_channels(z: Any, channels: int, dims: int) -> None:
-    """Raise for a map of other channels."""
+    """Raise for what has other dimensions or other channels."""
     if isinstance(z, Tensor):  # a proxy of torch.fx has no sizes yet
         shape = sizes(z)
-        if len(shape) in (dims + 1, dims + 2) and shape[-1 - dims] != channels:
+        if len(shape) not in (dims + 1, dims + 2):
+            raise ValueError(f"z must be {SHAPES[dims]}, got shape {tuple(shape)}")
+        if shape[-1 - dims] != channels:
             raise ValueError(f"z must have {channels} channels, got shape {tuple(shape)}")
 
 

@@ -146,8 +146,8 @@ def modulate(
             renormalised.
         stride: keeps every stride-th row and column, from the first; the others are never written,
             and on the PyTorch path not computed. An int, or a tuple of one for each of ``axes``. σ
-            counts pixels of z, before the stride. Of an axis that is blurred alone, as in a signal
-            or down the depth of a volume, all is computed, and what is not kept then dropped.
+            counts pixels of z, before the stride. On Triton an axis that is blurred alone, as in a
+            signal or down the depth of a volume, is computed whole, and the rest then dropped.
         axes: which are blurred, counted from the last: ``None`` for all, rows and columns or depth
             too. ``-1`` for signals, ``(N, C, L)`` or ``(C, L)``; ``(-3, -2, -1)`` for a volume
             without samples, ``(C, D, H, W)``. Of a map, ``-2`` is down the columns, ``-1`` along

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from akm_triton import axis_ops, ops
-from akm_triton.backend.layout import format_as
 
 Axes = tuple[int, ...]
 """Of a tensor (N, C, …): 2 and more, in their order."""
@@ -57,13 +56,7 @@ def _pair(border: str, stride: tuple[int, int], backend: str) -> _Function:
 
 
 def _single(axis: int, border: str, stride: int, backend: str) -> _Function:
-    def f(x: Tensor, a: Tensor) -> Tensor:
-        y = axis_ops.blur_axis(x, a, axis, border, False, backend)
-        if stride == 1:
-            return y
-        return format_as(x, y[:, :, ::stride] if axis == 2 else y[..., ::stride])
-
-    return f
+    return lambda x, a: axis_ops.blur_axis(x, a, axis, border, False, backend, stride)
 
 
 def _along(

@@ -170,9 +170,15 @@ _B = "symmetric"
 OF_OPCHECK: dict[str, list[Any]] = {
     "blur": [_B, False], "blur_strided": [_B, *STRIDE], "blur_pair": [_B, False],
     "tap_grads": [_B], "blur_backward": [_B],
-    "blur_axis": [2, _B, False], "axis_grads": [RADIUS, 2, _B, False], "axis_backward": [2, _B],
+    "blur_axis": [2, 1, _B, False], "axis_grads": [RADIUS, 2, _B, False], "axis_backward": [2, _B],
 }  # fmt: skip
 """What an op takes between its tensors and its backend."""
+
+
+def registered(name: str) -> Any:
+    """The registered op."""
+    revision = {"blur_axis": 2}.get(name, 1)
+    return getattr(torch.ops.akm_triton, f"{name}_r{revision}").default
 
 
 # What is asked of them.

@@ -75,10 +75,14 @@ def test_ops(
     adjoint = axis_ops.blur_axis(z, a, axis, border, True, backend)
     dz, da = axis_ops.axis_backward(g, z, a, axis, border, backend)
     alone = axis_ops.axis_grads(g, z, radius, axis, border, len(taps) == 2, backend)
+    kept = axis_ops.blur_axis(z, a, axis, border, False, backend, 3)
+    every = slice(None, None, 3)
+    of_kept = product(x, forth)[(..., every) if axis == 3 else (..., every, slice(None))]
     tolerance = 2e-5 if dtype == torch.float32 else 1e-12
     for found, wanted in (
         (blurred, product(x, forth)), (adjoint, product(x, back)), (dz, product(dy, back)),
         (da, grads.sum_to_size(a.shape)), (alone, grads if len(taps) == 2 else grads.sum(0)),
+        (kept, of_kept),
     ):  # fmt: skip
         atol = tolerance * max(1.0, float(wanted.abs().max()))
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=atol)
@@ -112,8 +116,9 @@ def test_rows_of_few_planes(border: str, dtype: torch.dtype, size: tuple[int, ..
         axis_ops.blur_axis(g, a, 3, border, True, "cpu"),
         *axis_ops.axis_backward(g, z, a, 3, border, "cpu"),
         axis_ops.axis_grads(g, z, radius, 3, border, True, "cpu"),
+        axis_ops.blur_axis(z, a, 3, border, False, "cpu", 3),
     ]
-    for y, wanted in zip(found, (blurred, dz, dz, da, da), strict=True):
+    for y, wanted in zip(found, (blurred, dz, dz, da, da, blurred[..., ::3]), strict=True):
         atol = (2e-5 if dtype == torch.float32 else 1e-12) * max(1.0, np.abs(wanted).max())
         np.testing.assert_allclose(y.double().numpy(), wanted, rtol=0, atol=atol)
 
@@ -247,6 +252,7 @@ def test_stride_keeps_every_so_many(dims: int, stride: Any) -> None:
         (dict(z=torch.ones(3), axes=-1), ValueError, r"z must be \(N, C, L\) or \(C, L\), got"),
         (dict(z=torch.ones(2, 3, 0), axes=-1), ValueError, "z must have channels, pixels"),
         (dict(z=torch.ones(1, 2, 3, 4, 5, 6)), ValueError, r"z must be \(N, C, H, W\)"),
+        (dict(z=torch.ones(1, 2, 3, 4, 5, 6), axes=-1), ValueError, r"z must be \(N, C, L\)"),
         (dict(axes=-1, stride=(2, 2)), TypeError, r"stride must be an int, got \(2, 2\)"),
         (dict(stride=(1, 2, 3), axes=(-3, -2, -1), r=(1, 1)), ValueError, "3 here, got 2"),
     ],
@@ -272,7 +278,7 @@ class Maps(TorchDispatchMode):
         name = str(func.overloadpacket)
         given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
         if func.namespace.startswith("akm_triton"):
-            self.ops.append(name.partition(".")[2].removesuffix("_r1"))
+            self.ops.append(name.partition(".")[2].rpartition("_r")[0])
         elif isinstance(out, Tensor) and out.untyped_storage().data_ptr() not in given:
             if out.untyped_storage().nbytes() >= self.bytes:
                 self.copies.append(name)
@@ -306,21 +312,35 @@ def test_a_signal_is_one_pass_and_a_volume_two(dims: int, layout: str) -> None:
 @pytest.mark.parametrize(("dims", "passes"), [(1, 1), (2, 2), (3, 3)])
 def test_flops(dims: int, passes: int) -> None:
     z = torch.randn(SHAPES[dims])
+    options: Any = dict(axes=AXES[dims], max_radius=4, gaussian="sampled")
     with FlopCounterMode(display=False) as counter:
-        akm.gaussian_blur(z, 1.0, axes=AXES[dims], max_radius=4, gaussian="sampled")
+        akm.gaussian_blur(z, 1.0, **options)
     assert counter.get_total_flops() == 2 * 9 * passes * z.numel()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_stride_drops_is_not_computed(backend: str) -> None:
+    z = torch.randn(2, 3, 4000)
+    with Maps(z.untyped_storage().nbytes()) as maps, FlopCounterMode(display=False) as counter:
+        akm.gaussian_blur(
+            z, 1.0, axes=-1, stride=4, max_radius=4, gaussian="sampled", backend=backend
+        )
+    assert maps.ops == ["blur_axis"] and maps.copies == []
+    assert counter.get_total_flops() == 2 * 9 * z.numel() // 4
 
 
 # Transforms of the functions; those of the ops are in test_transforms.py.
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
-def test_vmap_and_jvp(dims: int) -> None:
+@pytest.mark.parametrize(
+    ("dims", "stride"), [(1, 1), (1, 2), (2, 1), (3, 1), (3, (2, 1, 3))], ids=str
+)
+def test_vmap_and_jvp(dims: int, stride: Any) -> None:
     z, s = random(3, *SHAPES[dims]), random(3, seed=1)
     r = tuple(random(3, 3, seed=2 + i).abs() + 0.3 for i in range(dims))
 
     def call(z: Tensor, *r: Tensor) -> Tensor:
-        return akm.modulate(z, r, s, axes=AXES[dims], max_radius=3)
+        return akm.modulate(z, r, s, axes=AXES[dims], max_radius=3, stride=stride)
 
     wanted = torch.stack([call(z[i], *(x[i] for x in r)) for i in range(3)])
     torch.testing.assert_close(torch.func.vmap(call)(z, *r), wanted)
@@ -431,6 +451,24 @@ def test_modulation(dims: int) -> None:
     assert torch.equal(layer(z), wanted) and torch.equal(layer(z[0]), wanted[0])
     with pytest.raises(ValueError, match="z must have 3 channels"):
         layer(torch.randn(2, 4, *SHAPES[dims][2:]))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_modulation_refuses_other_dimensions(dims: int) -> None:
+    layer = getattr(akm, f"Modulation{dims}d")(3)
+    for rank in {1, 2, 3, 4, 5, 6} - {dims + 1, dims + 2}:
+        with pytest.raises(ValueError, match=r"z must be \(N, C, .* or \(C, .*, got shape \(3,"):
+            layer(torch.randn((3,) * rank))
+
+
+def test_an_r_of_each_axis_loads_where_it_says_enough() -> None:
+    layer = akm.Modulation2d(3, isotropic=False)
+    of_layer = akm.Modulation2d(3, per="layer", isotropic=False)
+    of_layer.load_state_dict({"r": torch.tensor([[1.0, 2.0]]), "s": torch.zeros(1)})
+    layer.load_state_dict(of_layer.state_dict())
+    assert layer.r.tolist() == [[1.0, 2.0]] * 3
+    with pytest.raises(RuntimeError, match=r"size mismatch for r: .*\[3, 2\]"):
+        akm.Modulation2d(3).load_state_dict(layer.state_dict())
 
 
 def test_sigma_of_each_axis_learns() -> None:

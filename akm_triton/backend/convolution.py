@@ -43,19 +43,19 @@ def blur_any_size(z: Tensor, a: Tensor, b: Tensor, border: str, stride: Stride =
     return _shift(rows_done, _columns(b), COLUMNS, border, stride[1])
 
 
-def blur_axis(z: Tensor, a: Tensor, axis: int, border: str) -> Tensor:
-    """T(a) along an axis of z, 2 or 3."""
+def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, stride: int = 1) -> Tensor:
+    """T(a) along an axis of z, 2 or 3; of this axis what ``stride`` keeps."""
     if axis == 3:
-        return _convolve(z, _columns(a), COLUMNS, border)
-    return _convolve(channels_last(z), _rows(a), ROWS, border)
+        return _convolve(z, _columns(a), COLUMNS, border, (1, stride))
+    return _convolve(channels_last(z), _rows(a), ROWS, border, (stride, 1))
 
 
-def blur_axis_any_size(z: Tensor, a: Tensor, axis: int, border: str) -> Tensor:
+def blur_axis_any_size(z: Tensor, a: Tensor, axis: int, border: str, stride: int = 1) -> Tensor:
     """``blur_axis`` as ``blur_any_size``."""
     if a.dim() == 2:
-        return blur_axis(z, a, axis, border)
+        return blur_axis(z, a, axis, border, stride)
     taps, dims = (_rows(a), ROWS) if axis == 2 else (_columns(a), COLUMNS)
-    return _shift(z, taps, dims, border, 1)
+    return _shift(z, taps, dims, border, stride)
 
 
 def axis_grads(g: Tensor, z: Tensor, radius: int, axis: int, border: str) -> Tensor:

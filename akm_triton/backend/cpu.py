@@ -22,6 +22,7 @@ from akm_triton.backend import build
 from akm_triton.backend import torch as torch_backend
 from akm_triton.backend.layout import (
     Stride,
+    along,
     channels_last,
     empty_like,
     format_as,
@@ -176,12 +177,14 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
 # Along one axis, 2 or 3, of z; a is (1|C, R+1) or (N, C, R+1).
 
 
-def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False) -> Tensor:
-    """T(a), or with ``adjoint`` T(a)ᵀ, along one axis."""
-    library = _library_for(z, a)
+def blur_axis(
+    z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False, stride: int = 1
+) -> Tensor:
+    """T(a), or with ``adjoint`` T(a)ᵀ, along one axis; of this what ``stride`` keeps."""
+    library = None if adjoint and stride > 1 else _library_for(z, a)
     if library is None:
-        return torch_backend.blur_axis(z, a, axis, border, adjoint)
-    return _blur_rows(library, z, a, axis, border, adjoint)
+        return torch_backend.blur_axis(z, a, axis, border, adjoint, stride)
+    return _blur_rows(library, z, a, axis, border, adjoint, stride)
 
 
 def axis_grads(
@@ -322,7 +325,13 @@ class _Rows(NamedTuple):
     """Whether a sample here is a plane, all of whose channels share its taps."""
 
     def job(
-        self, radius: int, taps: Tensor | None, border: str, adjoint: bool, bands: int
+        self,
+        radius: int,
+        taps: Tensor | None,
+        border: str,
+        adjoint: bool,
+        bands: int,
+        stride: int = 1,
     ) -> ctypes.Array[ctypes.c_ssize_t]:
         rule, strides = BORDERS.index(border), (0, 0)
         if self.by_plane:
@@ -331,7 +340,7 @@ class _Rows(NamedTuple):
             strides = tap_strides(taps.shape)
         return _Job(
             self.samples, self.channels, self.rows, self.columns, self.last, radius, *strides,
-            rule, rule, adjoint, bands, self.row_step, self.pixel_step, 1, 1,
+            rule, rule, adjoint, bands, self.row_step, self.pixel_step, 1, stride,
         )  # fmt: skip
 
     def taps(self, a: Tensor) -> Tensor:
@@ -369,14 +378,15 @@ def _rows(z: Tensor, axis: int, library: _Library, grads: bool) -> _Rows | None:
 
 
 def _blur_rows(
-    library: _Library, z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool
+    library: _Library, z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool, stride: int = 1
 ) -> Tensor:
     rows = _rows(z, axis, library, grads=False)
     if rows is None:
-        return _as(z, _blur_rows(library, z.mT.contiguous(), a, 3, border, adjoint).mT.contiguous())
-    y, taps = torch.empty_like(rows.x), rows.taps(a)
+        y = _blur_rows(library, z.mT.contiguous(), a, 3, border, adjoint, stride)
+        return _as(z, y.mT.contiguous())
+    y, taps = empty_like(rows.x, along(axis, stride)), rows.taps(a)
     threads, bands = rows.shares(library)
-    job = rows.job(a.shape[-1] - 1, taps, border, adjoint, bands)
+    job = rows.job(a.shape[-1] - 1, taps, border, adjoint, bands, stride)
     _check(library.blur_rows(job, rows.x.data_ptr(), y.data_ptr(), taps.data_ptr(), threads))
     return _as(z, y)
 

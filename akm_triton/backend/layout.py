@@ -21,6 +21,11 @@ def has_constant_size(z: Tensor) -> bool:
     return all(isinstance(size, int) for size in z.shape[2:])
 
 
+def along(axis: int, step: int) -> Stride:
+    """The stride that keeps every step-th row, of axis 2, or column, of axis 3."""
+    return (step, 1) if axis == 2 else (1, step)
+
+
 def kept_shape(z: Tensor, stride: Stride) -> tuple[int, ...]:
     """Of the rows and columns of z that a stride keeps: the first, and every stride-th after it."""
     n, c, h, w = z.shape

@@ -70,11 +70,14 @@ def blur_backward(
 # Along one axis.
 
 
-def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False) -> Tensor:
-    """T(a), or with ``adjoint`` T(a)ᵀ, along an axis of z, 2 or 3."""
+def blur_axis(
+    z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False, stride: int = 1
+) -> Tensor:
+    """T(a), or with ``adjoint`` T(a)ᵀ, along an axis of z, 2 or 3; of this axis what ``stride``
+    keeps."""
     parts = []
     for x, taps in _parts([z], a):
-        bands = _bands(_group_taps(taps, taps, x), x.shape[axis], border, adjoint)
+        bands = _bands(_group_taps(taps, taps, x), x.shape[axis], border, adjoint, stride)
         product = _down if axis == 2 else _across
         parts.append(_ungroup(product(_group(x, taps, taps).contiguous(), bands), x))
     return format_as(z, _cat(parts, 1))

@@ -76,15 +76,18 @@ def blur_backward(g: Tensor, z: Tensor, t: Tensor, border: str) -> tuple[Tensor,
 # Along one axis, 2 or 3, of z; a is (1|C, R+1) or (N, C, R+1).
 
 
-def blur_axis(z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False) -> Tensor:
-    """T(a), or with ``adjoint`` T(a)ᵀ, along one axis."""
+def blur_axis(
+    z: Tensor, a: Tensor, axis: int, border: str, adjoint: bool = False, stride: int = 1
+) -> Tensor:
+    """T(a), or with ``adjoint`` T(a)ᵀ, along one axis. Of this only what ``stride`` keeps is
+    computed."""
     if not has_constant_size(z):
         x, a = _lifted(z, a)
-        return format_as(z, convolution.blur_axis_any_size(x, a, axis, border))
+        return format_as(z, convolution.blur_axis_any_size(x, a, axis, border, stride))
     if _convolves_axis(z, a.shape[-1] - 1, axis, border, a.dim() == 3, grads=False):
         x, a = _lifted(z, a)
-        return format_as(z, convolution.blur_axis(x, a, axis, border))
-    return products.blur_axis(z, a, axis, border, adjoint)
+        return format_as(z, convolution.blur_axis(x, a, axis, border, stride))
+    return products.blur_axis(z, a, axis, border, adjoint, stride)
 
 
 def axis_grads(

@@ -15,7 +15,7 @@ from akm_triton.backend import tap_kernels
 from akm_triton.backend import torch as torch_backend
 from akm_triton.backend.bindings import axis_launch, blur_launch, taps_launch
 from akm_triton.backend.launcher import INTERPRET, Launcher, launching, takes
-from akm_triton.backend.layout import Stride, empty_like
+from akm_triton.backend.layout import Stride, along, empty_like, format_as
 from akm_triton.backend.margins import add_margins, adds_once
 from akm_triton.backend.prepared import device_of, grids_of, observe, prepare, prepared, problem_of
 from akm_triton.backend.sequences import Blur, Gradients, blur_by_axes, grads_by_axes, grads_by_maps
@@ -129,9 +129,16 @@ def _grads(
 # One axis alone. Taps are (1|C, R+1) or (N, C, R+1), ``dim`` is 2, down the rows, or 3, along them.
 
 
-def blur_axis(z: Tensor, a: Tensor, dim: int, border: str, adjoint: bool) -> Tensor:
+def blur_axis(
+    z: Tensor, a: Tensor, dim: int, border: str, adjoint: bool, stride: int = 1
+) -> Tensor:
     """T(a) along an axis, or its adjoint: one launch, nothing allocated but the result. Where the
-    border makes the adjoint another operator, a few small products of PyTorch are added."""
+    border makes the adjoint another operator, a few small products of PyTorch are added. What
+    ``stride`` does not keep is dropped afterwards."""
+    if stride > 1:
+        whole = blur_axis(z, a, dim, border, adjoint)
+        down, across = along(dim, stride)
+        return format_as(z, whole[:, :, ::down, ::across])
     if adjoint and border not in SELF_ADJOINT:
         if not adds_once(z.shape[dim], a.shape[-1] - 1):
             return torch_backend.blur_axis(z, a, dim, border, adjoint)

@@ -98,9 +98,9 @@ def convert(
             in the name; a function of (name, module); a list of these. Names are those of the
             convolutions, and of the norms where ``where="norm"``.
         where: ``"conv"``, in each convolution; ``"norm"``, after each BatchNorm, GroupNorm or
-            InstanceNorm of maps or volumes; ``"auto"``, after the BatchNorm (or InstanceNorm) that
-            follows a convolution, perhaps behind a ReLU or a pool, else in it: before such a norm a
-            gate does nothing.
+            InstanceNorm, of signals only where it follows a convolution; ``"auto"``, after the
+            BatchNorm (or InstanceNorm) that follows a convolution, perhaps behind a ReLU or a pool,
+            else in it: before such a norm a gate does nothing.
         exclude: which layers not, as ``match``.
         min_channels: leave alone convolutions with fewer input channels, as those on images, and
             norms of fewer channels.

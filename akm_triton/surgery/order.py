@@ -56,6 +56,9 @@ GROWING = (
 ASKING = (getattr, "size", "dim")
 """Of a parameter: its dtype, say, not its values."""
 
+ALL_PIXELS = ((2, 3), (-2, -1), (2, 3, 4), (-3, -2, -1))
+"""The axes of maps and of volumes."""
+
 BATCH_NORMS = (nn.functional.batch_norm, nn.functional.instance_norm, torch.batch_norm)
 """Norms without a module, as torch.fx shows them."""
 
@@ -151,7 +154,8 @@ def _pools(node: fx.Node, called: Any) -> bool:
     """Whether the output has a single pixel whatever the input."""
     if called in ("mean", torch.mean):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        return node.kwargs.get("keepdim") is True and dims in ((2, 3), [2, 3], (-2, -1), [-2, -1])
+        all_pixels = isinstance(dims, (list, tuple)) and tuple(dims) in ALL_PIXELS
+        return node.kwargs.get("keepdim") is True and all_pixels
     if not isinstance(called, nn.Module):
         return False
     inside = [x for x in called.modules() if not isinstance(x, nn.Identity) and not [*x.children()]]

@@ -42,14 +42,17 @@ DIVIDERS = (
 NORMS = (*DIVIDERS, nn.GroupNorm)
 OF_SIGNALS = (nn.BatchNorm1d, nn.InstanceNorm1d)
 """Or of no pixels at all: only what is before them tells."""
+OF_MAPS = (nn.BatchNorm2d, nn.InstanceNorm2d)
 OF_VOLUMES = (nn.BatchNorm3d, nn.InstanceNorm3d)
 
 
-def dims_of(layer: Any) -> int:
-    """Of a convolution, or of a norm of maps or volumes."""
+def dims_of(layer: Any) -> int | None:
+    """Of a convolution, or of a norm whose class tells."""
     if isinstance(layer, CONVOLUTIONS):
         return len(layer.kernel_size)
-    return 3 if isinstance(layer, OF_VOLUMES) else 2
+    if isinstance(layer, OF_VOLUMES):
+        return 3
+    return 2 if isinstance(layer, OF_MAPS) else None
 
 
 class Start(NamedTuple):

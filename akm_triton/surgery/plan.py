@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from akm_triton.layers import Modulation
 from akm_triton.surgery.match import Selector, selects
-from akm_triton.surgery.order import BATCH_NORMS, JOINING, order
+from akm_triton.surgery.order import BATCH_NORMS, JOINING, Order, order
 from akm_triton.surgery.places import (
     CONVERTED,
     CONVOLUTIONS,
@@ -30,6 +30,7 @@ from akm_triton.surgery.places import (
 )
 
 DONE = "has modulation already"
+UNKNOWN = "nothing tells whether it is of signals, maps or volumes"
 FORWARDS = {norm.forward for norm in NORMS}
 
 
@@ -62,9 +63,12 @@ def make_plan(
     named = names(model)
     check_whole(named)
     kind = "norm" if where == "norm" else "convolution"
+    seen = order(model)
+    before = _convolved(seen)
     layers: list[Any]
     if where == "norm":
-        layers = [x for x in named if isinstance(x, NORMS) and not isinstance(x, OF_SIGNALS)]
+        layers = [x for x in named if isinstance(x, NORMS)]
+        layers = [x for x in layers if not isinstance(x, OF_SIGNALS) or x in before]
     else:
         layers = [x for x in named if isinstance(x, CONVOLUTIONS)]
     if not layers:
@@ -73,7 +77,7 @@ def make_plan(
         if not any(selects(item, named[layer], layer) for layer in layers):
             raise ValueError(f"match={item!r} selects no {kind} of the model")
 
-    seen = order(model)
+    dims_of_all = {dims_of(x) for x in named if isinstance(x, CONVOLUTIONS)} or {2}
     modulated = {place.affine for place in places(model)}
     uses = Counter(_memory(x) for y in named for x in y._parameters.values() if x is not None)
     plan, refused = Plan(), {}
@@ -88,6 +92,9 @@ def make_plan(
         targets = norms if after else [layer]
         last = [x for target in targets for x in seen.followers.get(target, ())]
 
+        dims = dims_of(layer) or before.get(layer)
+        if dims is None and len(dims_of_all) == 1:
+            (dims,) = dims_of_all
         channels = layer.in_channels if isinstance(layer, CONVOLUTIONS) else channels_of(layer)
         if any(selects(item, named[layer], layer) for item in exclude):
             reason: str | None = "excluded"
@@ -101,8 +108,8 @@ def make_plan(
             reason = DONE
         else:
             reason = next(filter(None, (_why_not(target, model) for target in targets)), None)
-        if reason is not None:
-            plan.skipped[name] = reason
+        if reason is not None or dims is None:
+            plan.skipped[name] = reason or UNKNOWN
             continue
 
         for target in targets:
@@ -110,7 +117,7 @@ def make_plan(
                 refused[name] = f"{reason} of {named[target][0]}"
             if target not in plan.layers:
                 plan.layers.append(target)
-                plan.dims[target] = dims_of(layer)
+                plan.dims[target] = dims
         plan.placed[name] = " and ".join(named[target][0] for target in targets)
         if after and max(layer.stride) > 1 and not layer.transposed:
             plan.strided.append(name)
@@ -125,6 +132,15 @@ def make_plan(
     if not plan.layers and DONE not in plan.skipped.values():
         raise ValueError(f"nothing to convert: {_listed(plan.skipped)}")
     return plan
+
+
+def _convolved(seen: Order) -> dict[Any, int | None]:
+    """The dimensions of what follows a convolution."""
+    return {
+        x.layer if isinstance(x, Modulated) else x: dims_of(layer)
+        for layer, nexts in seen.followers.items() if isinstance(layer, CONVOLUTIONS)
+        for x in nexts
+    }  # fmt: skip
 
 
 def _listed(reasons: dict[str, str]) -> str:

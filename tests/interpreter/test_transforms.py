@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import akm_triton as akm
-from tests.capabilities import CALLABLES, CAPABILITIES, COMPILED, OF_OPCHECK, OPS, check, op
+from tests.capabilities import (
+    CALLABLES,
+    CAPABILITIES,
+    COMPILED,
+    OF_OPCHECK,
+    OPS,
+    check,
+    op,
+    registered,
+)
 
 
 @pytest.mark.sampled
@@ -28,8 +37,7 @@ def test_capability(name: str, capability: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", OPS)
 def test_opcheck(name: str) -> None:
     args = [x.detach().requires_grad_() for x in op(name, "triton", torch.float32)[2]]
-    overload = getattr(torch.ops.akm_triton, name + "_r1").default
-    torch.library.opcheck(overload, (*args, *OF_OPCHECK[name], "triton"))
+    torch.library.opcheck(registered(name), (*args, *OF_OPCHECK[name], "triton"))
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -42,8 +50,7 @@ def test_opcheck_of_the_tables(name: str, gated: bool) -> None:
         "gated_taps_grad": [r, s, dt],
         "gated_taps_grad_grad": [r, s, dt, vr, vs],
     }
-    overload = getattr(torch.ops.akm_triton, name + "_r1").default
-    torch.library.opcheck(overload, (*tensors[name], gated, 4, "discrete", None))
+    torch.library.opcheck(registered(name), (*tensors[name], gated, 4, "discrete", None))
 
 
 @pytest.mark.parametrize(

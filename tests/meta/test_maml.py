@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import akm_triton as akm
 from akm_triton.meta import MAML
 from reference import composition
 from tests.meta.tasks import (
@@ -63,6 +64,21 @@ def test_meta_gradient_is_that_of_plain_autograd(adapt: str, steps: int, order: 
     torch.testing.assert_close(result.loss, wanted, rtol=1e-10, atol=1e-10)
     found = gradients(maml, result.loss)
     close(found, {f"model.{k}": g for k, g in gradients_of(start, wanted).items()}, 1e-8)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize(("dims", "adapt"), [(1, "modulation"), (3, "all")])
+def test_signals_and_volumes(dims: int, adapt: str, vectorize: bool) -> None:
+    torch.manual_seed(0)
+    conv = {1: akm.AKMConv1d, 3: akm.AKMConv3d}[dims](1, 2, 3, isotropic=dims == 1, **OPTIONS)
+    nn.init.uniform_(conv.r, 0.4, 1.5)
+    model = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.Linear(2 * 2**dims, 3)).double()
+    x, y = torch.randn(2, 3, 1, *[4] * dims, dtype=torch.float64), torch.randint(3, (2, 3))
+    maml = MAML(model, inner_lr=RATE, inner_steps=2, adapt=adapt, vectorize=vectorize)
+    leaves = tuple(maml.parameters())
+    assert torch.autograd.gradcheck(
+        lambda *_: maml(((x, y), (x + 1, y)), F.cross_entropy).loss, leaves, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("learn_lr", ["tensor", "element"])

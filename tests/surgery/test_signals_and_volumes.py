@@ -124,3 +124,40 @@ def test_a_norm_of_features_is_left_alone() -> None:
         nn.Conv2d(16, 16, 3), nn.GroupNorm(2, 16), nn.Flatten(), nn.BatchNorm1d(16)
     )
     assert akm.convert(model, where="norm").placed == {"1": "1"}
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_norms_of_any_dimensions(dims: int) -> None:
+    """A norm that does not tell what it is of: behind a convolution, or among them."""
+    model = nn.Sequential(
+        CONVS[dims](16, 16, 1), nn.GroupNorm(4, 16), nn.GELU(), nn.GroupNorm(4, 16),
+        CONVS[dims](16, 16, 1), NORMS[dims](16),
+    ).eval()  # fmt: skip
+    x = batch(dims)
+    before = model(x)
+    assert akm.convert(model, where="norm", exact=False).placed == {"1": "1", "3": "3", "5": "5"}
+    for i in (1, 3, 5):
+        assert type(model[i].modulation).__name__ == names(dims)[2]
+    model(x)
+    akm.revert(model)
+    assert torch.equal(model(x), before)
+
+
+def test_norms_of_unknown_dimensions_are_left_alone() -> None:
+    layers = nn.Conv3d(16, 16, 1), nn.Flatten(2, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1)
+    with pytest.raises(ValueError, match=r"2 \(nothing tells whether it is of"):
+        akm.convert(nn.Sequential(*layers), where="norm")
+
+
+def test_what_has_one_pixel_is_left_alone() -> None:
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(16, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(x.mean((2, 3, 4), keepdim=True))
+            return x * y
+
+    model = nn.Sequential(nn.Conv3d(16, 16, 3), Squeeze())
+    assert akm.convert(model).skipped["1.conv"].startswith("its maps have one pixel")

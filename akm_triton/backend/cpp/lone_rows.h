@@ -123,12 +123,18 @@ void blur_lone_rows(
   const Job& job = plan.job;
   Axis<T> axis(job.width, job.radius, job.across, job.adjoint, true, scratch);
   const Line<T> x(job.radius, scratch);
+  const Index step = job.keep_across, kept = ceil_div(job.width, step);
+  T* room = step > 1 ? scratch.take<T>(PIECE) : nullptr;
   for (Index i = from; i < to; ++i) {
     const Task<T> task(plan, i);
     for (int l = 0; l < task.tile.planes; ++l) {
       set_all(axis, a, task.tile.taps[l]);
       each_line(plan, task, l, [&](Index row, Index first, Index stop) {
-        sum_along(axis, x.load(z + row, first, stop, axis), first, stop, y + row + first);
+        const T* here = x.load(z + row, first, stop, axis);
+        if (step == 1) return sum_along(axis, here, first, stop, y + row + first);
+        sum_along(axis, here, first, stop, room);  // all: a vector of those that are kept would cost as much
+        T* to = y + row / job.width * kept;
+        for (Index k = ceil_div(first, step); k * step < stop; ++k) to[k] = room[k * step - first];
       });
     }
   }

@@ -25,7 +25,8 @@ struct Job {
     Job job = *this;
     job.height = ceil_div(height, keep_down);
     job.width = ceil_div(width, keep_across);
-    job.row_step = job.width * pixel_step;
+    if (row_step == width * pixel_step)  // else rows lie within pixels, one beside another
+      job.row_step = job.width * pixel_step;
     return job;
   }
 };

@@ -10,9 +10,13 @@ namespace {
 struct Piece {
   Index row, rows, first, stop;  // pixels
 };
-template <class T, class F> void each_piece(const Task<T>& task, Index width, F f) {
-  const bool whole = width <= CACHED;
-  const Index rows = whole ? std::max<Index>(1, BATCH / width) : 1, pixels = whole ? width : CACHED;
+// With a step rows are whole.
+template <class T> Index in_piece(const Axis<T>& axis) {
+  return axis.step > 1 ? axis.size : std::min(axis.size, CACHED);
+}
+template <class T, class F> void each_piece(const Task<T>& task, const Axis<T>& axis, F f) {
+  const Index width = axis.size, pixels = in_piece(axis);
+  const Index rows = pixels == width ? std::max<Index>(1, BATCH / width) : 1;
   for (Index row = task.first; row < task.stop; row += rows)
     for (Index first = 0; first < width; first += pixels)
       f(Piece{row, std::min(rows, task.stop - row), first, std::min(width, first + pixels)});
@@ -23,7 +27,7 @@ template <class T> struct Lines {
   Rows<T> at[WIDE];  // pixel ``first`` of a piece first
 
   Lines(const Axis<T>& axis, const Plan<T>& plan, Scratch& scratch) {
-    const Index width = std::min(axis.size, CACHED), border = axis.dense ? 0 : axis.radius;
+    const Index width = in_piece(axis), border = axis.dense ? 0 : axis.radius;
     const Index stride = width + 2 * border, rows = std::max<Index>(1, BATCH / width);
     for (int k = 0; k < plan.wide; ++k) at[k] = {scratch.take<Vec<T>>(rows * stride) + border, stride};
   }
@@ -64,27 +68,37 @@ template <class T> struct Lines {
   }
 };
 
-// y = T(a) z along rows
+// y = T(a) z along rows, of which those pixels that are kept
 template <class T>
 void blur_rows(
     const Plan<T>& plan, const T* z, T* y, const T* a, Index from, Index to, Scratch& scratch) {
   const Job& job = plan.job;
   if (is_lone<T>(job)) return blur_lone_rows(plan, z, y, a, from, to, scratch);
+  const Index step = job.keep_across;
   std::vector<std::pair<Held<T>, Axis<T>>> vectors;
   for (int k = 0; k < plan.wide; ++k)
-    vectors.push_back({{}, Axis<T>(job.width, job.radius, job.across, job.adjoint, true, scratch)});
-  const Lines<T> x(vectors[0].second, plan, scratch), out(vectors[0].second, plan, scratch);
+    vectors.push_back({{}, Axis<T>(job.width, job.radius, job.across, job.adjoint, true, scratch, step)});
+  const Axis<T>& axis = vectors[0].second;
+  const Lines<T> x(axis, plan, scratch), out(axis, plan, scratch);
+  const Job kept = job.kept();
+  Vec<T>* room = step > 1 ? scratch.take<Vec<T>>(job.width + 2 * job.radius + step) : nullptr;
   for (Index i = from; i < to; ++i) {
     const Task<T> task(plan, i);
+    const Tile<T> y_tile(kept, plan.wide, i / job.bands);
     for (int k = 0; k < task.tile.vectors; ++k)
       if (const Index* taps = task.tile.taps + k * LANES<T>; vectors[k].first.change(taps))
         vectors[k].second.set(a, taps);
-    each_piece(task, job.width, [&](const Piece& piece) {
-      x.load(task.tile, z, vectors[0].second, piece);
-      x.extend(task.tile, z, vectors[0].second, piece);
+    each_piece(task, axis, [&](const Piece& piece) {
+      x.load(task.tile, z, axis, piece);
+      if (step > 1) {
+        for (int k = 0; k < task.tile.vectors; ++k) across(vectors[k].second, x.at[k], piece.rows, out.at[k], room);
+        y_tile.store(y, piece.row, piece.rows, 0, axis.kept, out.at);
+        return;
+      }
+      x.extend(task.tile, z, axis, piece);
       for (int k = 0; k < task.tile.vectors; ++k)
         sum_across(vectors[k].second, x.at[k], piece.rows, piece.first, piece.stop, out.at[k]);
-      task.tile.store(y, piece.row, piece.rows, piece.first, piece.stop, out.at);
+      y_tile.store(y, piece.row, piece.rows, piece.first, piece.stop, out.at);
     });
   }
 }
@@ -119,7 +133,7 @@ void gradients_of_rows(
       if (dz && vectors[k].held.change(taps)) vectors[k].back.set(a, taps);
       vectors[k].of_a.clear();
     }
-    each_piece(task, w, [&](const Piece& piece) {
+    each_piece(task, forth, [&](const Piece& piece) {
       v.load(tile, g, back, piece);
       x.load(tile, z, forth, piece);
       x.extend(tile, z, forth, piece);
