@@ -155,6 +155,34 @@ def test_the_rule_always_answers_and_always_the_same(problem: Problem, device: D
     assert from_json(json.loads(json.dumps(to_json(plan))), problem) == plan
 
 
+@pytest.mark.parametrize(
+    ("op", "side", "radius", "itemsize", "last", "form"),
+    [
+        ("blur", 14, 15, 2, False, Config),
+        ("blur", 7, 15, 2, False, Axis),
+        ("blur_backward", 7, 3, 2, False, Axis),
+        ("blur_backward", 8, 3, 2, False, Config),
+        ("blur_backward", 7, 3, 2, True, Axis),
+        ("blur", 7, 3, 4, False, Axis),
+        ("blur_backward", 20, 7, 4, True, Axis),
+        ("blur", 20, 15, 4, True, Config),
+        ("blur", 24, 3, 4, False, Sliding),
+        ("blur_backward", 40, 3, 4, False, Sliding),
+        ("blur", 40, 7, 4, False, Axis),
+        ("blur", 81, 3, 4, False, Sliding),
+        ("blur_backward", 81, 5, 4, False, Axis),
+        ("blur", 81, 3, 2, False, Sliding),
+        ("blur", 90, 3, 2, False, Config),
+    ],
+)  # fmt: skip
+def test_the_rule_leaves_no_tile_mostly_empty(
+    op: str, side: int, radius: int, itemsize: int, last: bool, form: type
+) -> None:
+    """The form that the model of an H100 finds faster, often twice as fast."""
+    plan = rule(Problem(op, 256, 128, side, side, radius, "symmetric", itemsize, last), H200)
+    assert {type(launch.config) for launch in plan} == {form}
+
+
 def test_the_rule_answers_for_maps_that_are_about_as_large_as_the_window() -> None:
     borders = ("symmetric", "reflect", "circular")
     for op, border, itemsize, last in product(OPS, borders, (2, 4), (False, True)):

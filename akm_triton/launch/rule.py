@@ -43,18 +43,18 @@ def rule(problem: Problem, device: Device) -> Plan:
 def _slides(problem: Problem) -> list[list[str]]:
     """The launches of the sliding form, each by what it writes, where it is the faster one: on maps
     whose tiles want more than one matrix product an axis, as long as windows leave registers."""
-    small = min(problem.h, problem.w) <= 32 or problem.longest_side <= 48
-    scattered = not (problem.channels_last or loads_whole_groups(problem))
-    if small or scattered or refusal(problem):
+    blur, shortest = problem.outputs == ("dz",), min(problem.h, problem.w)
+    if refusal(problem) or (problem.is_16bit and not blur):
         return []
-    if problem.outputs == ("dz",):
-        if problem.is_16bit:
-            longest = 3 if problem.channels_last else 0
-        else:
-            longest = 8
-        return [["dz"]] if problem.radius <= longest else []
-    if problem.is_16bit or problem.radius > 5:
+    whole = problem.channels_last or loads_whole_groups(problem)
+    if problem.is_16bit:
+        longest = 3 if problem.channels_last or _loads_singly(problem) else 0
+        return [["dz"]] if shortest > 32 and problem.radius <= longest else []
+    longest = 8 if blur else 5 if whole else 3
+    if shortest <= (16 if whole else 24) or problem.radius > (longest if shortest > 48 else 3):
         return []
+    if blur:
+        return [["dz"]]
     together = [["dz", "da", "db"]] if problem.radius <= 3 else [["dz", "da"], ["db"]]
     wanted = [[name for name in names if name in problem.outputs] for names in together]
     return [names for names in wanted if names]
@@ -80,15 +80,40 @@ def _sliding(problem: Problem, device: Device) -> Sliding:
 
 def _parts_axes(problem: Problem) -> bool:
     """Whether a launch for each axis is faster, in spite of the map between them: of long windows,
-    but where matrix products take half precision as it comes."""
-    if min(problem.h, problem.w) <= 32 or problem.only_for_tiles:
+    but where matrix products take half precision as it comes, and of maps that fill so little of
+    a tile that most products are of zeros."""
+    if problem.only_for_tiles:
         return False
-    if problem.is_16bit:
-        return problem.channels_last and problem.radius > 8
+    if problem.longest_side <= 32:
+        return _leaves_empty(problem)
+    if min(problem.h, problem.w) <= 32:
+        return False
     blur = problem.outputs == ("dz",)
-    if blur and not problem.channels_last and 48 < problem.longest_side <= 64:
+    if problem.is_16bit:
+        if problem.channels_last:
+            return problem.radius > 8 or problem.longest_side <= 44
+        return not blur and _loads_singly(problem) and problem.radius <= 8
+    if problem.longest_side <= 48:
+        return True
+    if blur and not problem.channels_last and problem.longest_side <= 64:
         return problem.long_radius  # rows that fill a tile
-    return problem.radius > (8 if blur or problem.longest_side <= 48 else 5)
+    return problem.radius > (8 if blur else 5 if loads_whole_groups(problem) else 3)
+
+
+def _loads_singly(problem: Problem) -> bool:
+    """Whether no two elements of a half precision map are loaded at once, while tiles are many."""
+    return problem.w % 2 > 0 and problem.longest_side > 64
+
+
+def _leaves_empty(problem: Problem) -> bool:
+    """Whether a small map fills less of its tile, of 16 or 32 pixels a side, than makes it worth
+    its products. The map between two launches is read and written once more, and so is what a
+    window has beyond the map: long windows are left to tiles."""
+    blur, side = problem.outputs == ("dz",), 16 if problem.longest_side <= 16 else 32
+    if problem.radius > 8 and (side == 32 or (problem.is_16bit and not blur)):
+        return False
+    worth = _WORTH[problem.is_16bit, problem.channels_last, blur][side == 32]
+    return problem.h * problem.w < worth * side**2
 
 
 def one_axis(step: axis.Step, problem: Problem, device: Device) -> Launch:
@@ -132,7 +157,7 @@ def _together(problem: Problem, device: Device, gradient: bool) -> int:
 def _down_planes(problem: Problem, device: Device, gradient: bool) -> dict[str, Any]:
     lanes = 256 if problem.is_16bit and not gradient else 128  # of 16 bits a thread has two
     groups = min(lanes, power_of_two(problem.w))
-    planes = min(lanes // groups, power_of_two(problem.c))
+    planes = min(lanes // groups, 128, power_of_two(problem.c))
     return dict(planes=planes, groups=groups, together=_together(problem, device, gradient))
 
 
@@ -421,4 +446,17 @@ _GRADIENTS = {
     (True, True): _half_gradients_last,
     (False, False): _float32_gradients,
     (False, True): _float32_gradients_last,
+}
+
+# The part of a tile of 16 and of 32 pixels a side that a map must fill, by whether elements have 16
+# bits, whether channels come last, and whether it is a blur rather than gradients.
+_WORTH = {
+    (True, False, True): (0.3, 0.0),
+    (True, False, False): (0.2, 0.0),
+    (True, True, True): (0.3, 0.0),
+    (True, True, False): (0.3, 0.0),
+    (False, False, True): (0.35, 0.36),
+    (False, False, False): (0.35, 0.55),
+    (False, True, True): (0.35, 0.55),
+    (False, True, False): (0.45, 1.0),
 }

@@ -11,7 +11,7 @@ import torch
 from akm_triton.launch.problem import Problem
 
 OPS = ("blur", "blur_backward")
-CHANNELS = {14: 512, 28: 256, 56: 128}
+CHANNELS = {7: 512, 14: 512, 28: 256, 56: 128}
 """Of maps of this side in the usual networks; larger ones have 64."""
 
 
