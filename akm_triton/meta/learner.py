@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
+from akm_triton.meta.batches import mini_batches
 from akm_triton.meta.calling import Call, Parameters, check_model, copy_with, unchanged
+from akm_triton.meta.descent import Descent, read_descent
 from akm_triton.meta.episodes import (
     Episode,
     Episodes,
@@ -50,7 +52,8 @@ class Result:
     ``cross_entropy`` ignores, do not count. NaN where all do not, or unless the model outputs
     ``(N, classes)`` for ``(N,)`` labels."""
     inner_losses: Tensor
-    """Support loss before each inner step, ``(tasks, steps)``, detached."""
+    """Support loss before each inner step, of the examples it sees, ``(tasks, steps)``,
+    detached."""
 
 
 class InnerRun(NamedTuple):
@@ -76,6 +79,9 @@ class Learner(nn.Module):
         inner_lr: InnerRate,
         inner_steps: int,
         adapt: Adapt,
+        inner_momentum: float,
+        inner_max_norm: float | None,
+        inner_batch: int | None,
         order: int = 1,
         learn_lr: str | None = None,
         checkpoint: bool = False,
@@ -90,6 +96,10 @@ class Learner(nn.Module):
         self.inner_steps = read_integer("inner_steps", inner_steps)
         if self.inner_steps < 1:
             raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
+        self.descent = read_descent(inner_momentum, inner_max_norm)
+        self.inner_batch = None if inner_batch is None else read_integer("inner_batch", inner_batch)
+        if self.inner_batch is not None and self.inner_batch < 1:
+            raise ValueError(f"inner_batch must be None or at least 1, got {inner_batch}")
         self.order = read_integer("order", order)
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {order}")
@@ -189,15 +199,19 @@ class Learner(nn.Module):
     ) -> Iterator[tuple[Parameters, Tensor]]:
         """After each step: the adapted parameters, and the support loss before it, detached."""
         adapted, shared = self._split()
-        for k in range(self.inner_steps):
-            step: Callable[..., tuple[Parameters, Tensor]] = partial(_step, evaluate, self.order)
+        velocity: Parameters = {}
+        batches = mini_batches(support, self.inner_batch, self.inner_steps, at_once)
+        for k, batch in enumerate(batches):
+            step: Callable[..., tuple[Parameters, Parameters, Tensor]] = partial(
+                _step, evaluate, self.order, self.descent
+            )
             if at_once:
                 # all tasks have the same parameters until the first step tells them apart
-                in_dims = (0 if k else None, None, None, 0, 0)
+                in_dims = (0 if k else None, 0 if k else None, None, None, 0, 0)
                 step = vmap(step, in_dims=in_dims, randomness="different")
             if self.checkpoint:
                 step = partial(recomputed, step)
-            adapted, loss = step(adapted, shared, self._rates(k), *support)
+            adapted, velocity, loss = step(adapted, velocity, shared, self._rates(k), *batch)
             yield adapted, loss.detach()
 
     def _split(self) -> tuple[Parameters, Parameters]:
@@ -236,10 +250,11 @@ class Learner(nn.Module):
 
 
 def _step(
-    evaluate: Evaluate, order: int,
-    adapted: Parameters, shared: Parameters, rates: Parameters, x: Tensor, y: Tensor,
-) -> tuple[Parameters, Tensor]:  # fmt: skip
-    """One step of gradient descent, and the loss before it."""
+    evaluate: Evaluate, order: int, descent: Descent,
+    adapted: Parameters, velocity: Parameters, shared: Parameters, rates: Parameters,
+    x: Tensor, y: Tensor,
+) -> tuple[Parameters, Parameters, Tensor]:  # fmt: skip
+    """One step of gradient descent: parameters, velocities, and the loss before it."""
 
     def loss(adapted: Parameters) -> Tensor:
         return evaluate({**shared, **adapted}, x, y)[0]
@@ -247,7 +262,7 @@ def _step(
     # at order 1 the gradients are constants to the outer loop
     with torch.set_grad_enabled(torch.is_grad_enabled() and order == 2):
         grads, value = grad_and_value(loss)(adapted)
-    return {name: p - rates[name] * grads[name] for name, p in adapted.items()}, value
+    return *descent.step(adapted, velocity, grads, rates), value
 
 
 def _evaluate_query(

@@ -36,6 +36,13 @@ class MAML(Learner):
             AKM layers, 2C numbers for each layer, or the parameters that they are computed from)
             or a predicate on parameter names. Parameters that do not require a gradient at
             construction stay fixed. The outer loop learns all others, whether adapted or not.
+        inner_momentum: μ of the inner loop, 0 ≤ μ < 1, as in ``torch.optim.SGD``: each step moves
+            along v ← μ v + g in place of the gradient g, and v starts at the first g.
+        inner_max_norm: None, or a bound on the norm of each task's gradient, of all adapted numbers
+            together: g · min(1, bound / ‖g‖). The outer loop differentiates through the bound, too.
+        inner_batch: None for the whole support set in each step, or the number of examples that a
+            step sees: in random order, of each task its own, and no example twice before all came
+            once. ``torch.manual_seed`` repeats the order.
         learn_lr: None; ``"tensor"`` learns one rate for each parameter tensor (and each step, where
             ``inner_lr`` has one for each step); ``"element"`` one for each number (Meta-SGD). The
             rates are among ``self.parameters()``.
@@ -89,6 +96,9 @@ class MAML(Learner):
         inner_steps: int = 5,
         order: int = 2,
         adapt: Adapt = "all",
+        inner_momentum: float = 0.0,
+        inner_max_norm: float | None = None,
+        inner_batch: int | None = None,
         learn_lr: str | None = None,
         step_weights: Numbers | None = None,
         checkpoint: bool = False,
@@ -100,6 +110,9 @@ class MAML(Learner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             adapt=adapt,
+            inner_momentum=inner_momentum,
+            inner_max_norm=inner_max_norm,
+            inner_batch=inner_batch,
             order=order,
             learn_lr=learn_lr,
             checkpoint=checkpoint,

@@ -35,3 +35,11 @@ def read_numbers(name: str, value: Any) -> list[float]:
     if not all(math.isfinite(x) for x in numbers):
         raise ValueError(f"{name} must be finite, got {value}")
     return [float(x) for x in numbers]
+
+
+def read_number(name: str, value: Any) -> float:
+    """One finite number."""
+    numbers = read_numbers(name, value)
+    if len(numbers) != 1:
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return numbers[0]

@@ -25,7 +25,8 @@ class Reptile(Learner):
     parameters out.
 
     Args:
-        model, inner_lr, inner_steps, adapt, vectorize, check: as for ``MAML``.
+        model, inner_lr, inner_steps, adapt, inner_momentum, inner_max_norm, inner_batch, vectorize,
+            check: as for ``MAML``.
 
     Source: Nichol, Achiam and Schulman 2018, arXiv:1803.02999.
 
@@ -47,6 +48,9 @@ class Reptile(Learner):
         inner_lr: InnerRate = 0.1,
         inner_steps: int = 5,
         adapt: Adapt = "all",
+        inner_momentum: float = 0.0,
+        inner_max_norm: float | None = None,
+        inner_batch: int | None = None,
         vectorize: bool | None = None,
         check: bool = True,
     ) -> None:
@@ -55,6 +59,9 @@ class Reptile(Learner):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             adapt=adapt,
+            inner_momentum=inner_momentum,
+            inner_max_norm=inner_max_norm,
+            inner_batch=inner_batch,
             vectorize=vectorize,
             check=check,
         )
