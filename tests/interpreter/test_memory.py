@@ -115,7 +115,7 @@ def test_views_and_the_gradient_of_a_sum_are_not_copied(
 
 def test_no_order_computes_what_nobody_asks_for(launches: list[str]) -> None:
     """Maps that need no gradient: two orders of r and s take no blur but the forward."""
-    z, g = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    z, g = torch.zeros(2, 3, 12, 12), torch.zeros(2, 3, 12, 12)
     r, s = (torch.ones(3, requires_grad=True) for _ in range(2))
     y = akm.modulate(z, r, s, backend="triton")
     first = torch.autograd.grad(y, (r, s), g, create_graph=True)
