@@ -19,7 +19,7 @@ CORRUPTED = {group: kinds for group, kinds in GROUPS.items()} | {"all kinds": tu
 
 
 SETTINGS = {
-    "train": 4000, "test": 2000, "steps": 250, "batch": 64, "rate": 4e-3, "modulation_rate": 5.0
+    "train": 4000, "test": 2000, "steps": 500, "batch": 64, "rate": 4e-3, "modulation_rate": 5.0
 }  # fmt: skip
 QUICK = {"train": 500, "test": 100, "steps": 60}
 SHALLOW, DEEP = "shallow", "deep"

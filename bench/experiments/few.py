@@ -37,7 +37,7 @@ PROTOCOL = Protocol(
         "test images, the same for all, clean and with 12 kinds of corruption at severity 3"
     ),
     selection="nothing is chosen; σ = 0.65 px was set beforehand",
-    seeds=10,
+    seeds=5,
     settings={key: value for key, value in classification.SETTINGS.items() if key != "train"},
     quick={"test": 100, "steps": 60},
 )
