@@ -134,12 +134,12 @@ template <class T> void gated_taps(const Window& window, const T* r, const T* s,
 }
 
 // dr = ⟨sigmoid(s) da + db, ∂k/∂r⟩ and ds = sigmoid'(s) ⟨da, k⟩ for dt = [da, db]
-template <class T>
-void gated_taps_gradients(const Window& window, const T* r, const T* s, const T* dt, T* dr, T* ds, Index count) {
+template <class T, class Sum>
+void gated_taps_gradients(const Window& window, const T* r, const T* s, const Sum* dt, T* dr, T* ds, Index count) {
   const Index size = window.radius + 1;
   each_taps(window, r, s, count, [&](Index i, int number, const Wide& radius, const Taps& taps, const Wide& gate) {
     for (int l = 0; l < number; ++l) {
-      const T *da = dt + (i + l) * size, *db = da + count * size;
+      const Sum *da = dt + (i + l) * size, *db = da + count * size;
       double of_k = 0, of_slope = 0;
       for (Index n = 0; n < size; ++n) {
         of_k += da[n] * taps.k[n][l];
