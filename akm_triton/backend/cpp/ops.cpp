@@ -9,7 +9,7 @@
 // rows until T(a) has summed it. An axis is a convolution with 2R+1 taps, or a product with the
 // matrix T where the axis is shorter than that.
 
-#include "direct.h"
+#include "narrow.h"
 #include "products.h"
 #include "rows.h"
 #include "taps.h"
@@ -231,7 +231,10 @@ int akm_blur(
   const Tables<T> tables = v ? Tables<T>{{t, v + half}, {v, t + half}} : Tables<T>{{t, t + half}};
   const Plan<T> plan(*job, threads, !v);
   return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
-    if (plan.direct) blur_directly<T>(plan, z, y, t, t + half, from, to, scratch);
+    if (plan.narrow) {
+      const auto narrow = job->radius == 1 ? blur_narrowly<T, 1> : job->radius == 2 ? blur_narrowly<T, 2> : blur_narrowly<T, 3>;
+      narrow(plan, z, y, t, t + half, from, to, scratch);
+    } else if (plan.direct) blur_directly<T>(plan, z, y, t, t + half, from, to, scratch);
     else blur<T>(plan, z, y, tables, from, to, scratch);
   });
 }
