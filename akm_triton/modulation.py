@@ -115,11 +115,8 @@ def _backward(
     kernels = backends.get(backend)
     if needs == (True, False):
         return kernels.blur(g, t, border, border not in SELF_ADJOINT), None, None
-    if needs == (False, True):
-        dz, dt = None, kernels.tap_grads(g, z, t, border)
-    else:
-        dz, dt = kernels.blur_backward(g, z, t, border)
-    return dz, *kernels.gated_taps_grad(r, s, dt, *window)
+    grads: Grads = kernels.modulate_backward(g, z, r, s, t, border, needs[0], *window)
+    return grads
 
 
 def _differentiable_backward(

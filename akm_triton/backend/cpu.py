@@ -35,9 +35,10 @@ from akm_triton.tracing import PLAIN_TYPES, outside_transforms
 
 SOURCE = Path(__file__).parent / "cpp" / "ops.cpp"
 GRAIN = 32768
-"""Pixels that are worth a thread."""
+"""Pixels that are worth a thread, and at most those whose gradients of taps are one sum."""
 
-_Job = ctypes.c_ssize_t * 16
+_Job = ctypes.c_ssize_t * 17
+_Numbers = ctypes.Array[ctypes.c_ssize_t]
 _NUMBERS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -58,6 +59,8 @@ class _Library(NamedTuple):
     gradients_of_rows: Any
     taps: Any
     taps_gradients: Any
+    modulate: Any
+    modulate_gradients: Any
 
 
 def why_not(dtype: torch.dtype) -> str | None:
@@ -90,7 +93,8 @@ def _load(dtype: torch.dtype) -> _Library | str:
         made = build.load(SOURCE, f"cpu-{number}", f"-DNUMBER={number}")
         library = _Library(
             made._name, made.akm_lanes(), made.akm_blur, made.akm_gradients, made.akm_blur_rows,
-            made.akm_gradients_of_rows, made.akm_taps, made.akm_taps_gradients,
+            made.akm_gradients_of_rows, made.akm_taps, made.akm_taps_gradients, made.akm_modulate,
+            made.akm_modulate_gradients,
         )  # fmt: skip
     except (build.Unavailable, AttributeError) as error:
         return f"akm_triton's CPU kernels are not there: {error}"
@@ -101,6 +105,9 @@ def _load(dtype: torch.dtype) -> _Library | str:
     library.gradients_of_rows.argtypes = [_Job, *[pointer] * 5, ctypes.c_int, ctypes.c_int]
     library.taps.argtypes = [ctypes.POINTER(_Window), *[pointer] * 3, size]
     library.taps_gradients.argtypes = [ctypes.POINTER(_Window), *[pointer] * 5, size]
+    told = [_Job, ctypes.POINTER(_Window)]
+    library.modulate.argtypes = [*told, *[pointer] * 5, size, ctypes.c_int]
+    library.modulate_gradients.argtypes = [*told, *[pointer] * 8, size, ctypes.c_int]
     wrong = f"akm_triton's CPU kernels in {library.path} compute wrongly"
     return library if _is_right(library, dtype) else wrong
 
@@ -216,8 +223,40 @@ def modulate(
     gated: bool, max_radius: int, gaussian: str, truncate: float | None, stride: Stride,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(y, t): ``gated_taps`` and then ``blur``."""
-    t = gated_taps(r, s, gated, max_radius, gaussian, truncate)
-    return blur(z, t, border, stride=stride), t
+    library = _loaded(r.dtype)
+    x, last = _packed(z, z, library)
+    r, s, y = r.contiguous(), s.contiguous(), empty_like(x, stride)
+    t = r.new_empty((2, *r.shape, max_radius + 1))
+    job, threads = _job(library, x.shape, last, t.shape[1:], border, False, stride)
+    _check(
+        library.modulate(
+            job, _window(gated, max_radius, gaussian, truncate), x.data_ptr(), r.data_ptr(),
+            s.data_ptr(), t.data_ptr(), y.data_ptr(), r.numel(), threads,
+        )
+    )  # fmt: skip
+    return _as(z, y, last), t
+
+
+def modulate_backward(
+    g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, border: str, of_map: bool,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor | None, Tensor, Tensor]:  # fmt: skip
+    """(dz or None, dr, ds), with the taps t of ``modulate``."""
+    library = _loaded(r.dtype)
+    x, last = _packed(z, z, library)
+    dy, _ = _packed(g, z, library)
+    r, s = r.contiguous(), s.contiguous()
+    dx = torch.empty_like(x) if of_map else None
+    dr, ds = torch.empty_like(r), torch.empty_like(r)
+    job, threads = _job(library, x.shape, last, t.shape[1:], border, False, (1, 1), sums=True)
+    _check(
+        library.modulate_gradients(
+            job, _window(gated, max_radius, gaussian, truncate), dy.data_ptr(), x.data_ptr(),
+            r.data_ptr(), s.data_ptr(), t.data_ptr(), None if dx is None else dx.data_ptr(),
+            dr.data_ptr(), ds.data_ptr(), r.numel(), threads,
+        )
+    )  # fmt: skip
+    return None if dx is None else _as(z, dx, last), dr, ds
 
 
 def gated_taps(
@@ -274,8 +313,7 @@ def _blur(
     x, last = _packed(z, z, library)
     t, step = _taps(t, x)
     y = empty_like(x, stride)
-    threads, bands = _shares(library, x, t.shape[-1] - 1, border)
-    job = _job(x, last, t, border, adjoint, bands, stride)
+    job, threads = _job(library, x.shape, last, t.shape[1:], border, adjoint, stride)
     other = None if v is None else _taps(v, x)[0]
     _check(
         library.blur(
@@ -294,18 +332,16 @@ def _gradients(
     dy, _ = _packed(g, z, library)
     taps, step = _taps(t, x)
     dx = torch.empty_like(x) if of_map else None
-    threads, bands = _shares(library, x, t.shape[-1] - 1, border)
-    grads = x.new_empty(2, bands, *x.shape[:2], t.shape[-1])
-    job = _job(x, last, taps, border, False, bands)
+    job, threads = _job(library, x.shape, last, t.shape[1:], border, False, (1, 1), sums=True)
+    bands, together = job[11], job[16]
+    grads = x.new_empty(2, bands, -(-x.shape[0] // together), x.shape[1], t.shape[-1])
     _check(
         library.gradients(
             job, dy.data_ptr(), x.data_ptr(), None if dx is None else dx.data_ptr(),
             taps.data_ptr(), grads.data_ptr(), step, threads,
         )
     )  # fmt: skip
-    grads = grads.sum(1) if bands > 1 else grads[:, 0]
-    if t.dim() == 3:
-        grads = grads.sum(1) if x.shape[0] > 1 else grads[:, 0]
+    grads = (grads.sum(1) if bands > 1 else grads[:, 0]) if t.dim() == 4 else grads.sum((1, 2))
     grads = grads.sum_to_size(t.shape).to(t.dtype)
     return None if dx is None else _as(z, dx, last), grads
 
@@ -332,7 +368,7 @@ class _Rows(NamedTuple):
         adjoint: bool,
         bands: int,
         stride: int = 1,
-    ) -> ctypes.Array[ctypes.c_ssize_t]:
+    ) -> _Numbers:
         rule, strides = BORDERS.index(border), (0, 0)
         if self.by_plane:
             strides = radius + 1, 0
@@ -340,7 +376,7 @@ class _Rows(NamedTuple):
             strides = tap_strides(taps.shape)
         return _Job(
             self.samples, self.channels, self.rows, self.columns, self.last, radius, *strides,
-            rule, rule, adjoint, bands, self.row_step, self.pixel_step, 1, stride,
+            rule, rule, adjoint, bands, self.row_step, self.pixel_step, 1, stride, 1,
         )  # fmt: skip
 
     def taps(self, a: Tensor) -> Tensor:
@@ -349,7 +385,7 @@ class _Rows(NamedTuple):
         return (a.expand(*self.x.shape[:2], -1) if self.by_plane else a).contiguous()
 
     def shares(self, library: _Library) -> tuple[int, int]:
-        """As ``_shares``; rows need nothing of each other."""
+        """How many threads take part, and in how many bands the rows of a plane are cut for them."""
         threads = min(torch.get_num_threads(), -(-self.x.numel() // GRAIN))
         if self.last:
             vectors = self.samples * -(-self.channels // library.lanes)
@@ -431,9 +467,9 @@ def _packed(x: Tensor, z: Tensor, library: _Library) -> tuple[Tensor, bool]:
     that is channels_last."""
     x = x.to(_computed_in(z.dtype))
     # a vector of few channels would be empty for the most part
-    last = is_channels_last(z) and 2 * z.shape[1] > library.lanes
+    last = 2 * z.shape[1] > library.lanes and is_channels_last(z)
     if last:
-        return (x if is_channels_last(x) else channels_last(x)), True
+        return (x if x is z or is_channels_last(x) else channels_last(x)), True
     return x.contiguous(), False
 
 
@@ -449,24 +485,29 @@ def _taps(t: Tensor, x: Tensor) -> tuple[Tensor, int]:
     return t, t.numel() // 2
 
 
-def _job(
-    x: Tensor, last: bool, t: Tensor, border: str, adjoint: bool, bands: int,
-    stride: Stride = (1, 1),
-) -> ctypes.Array[ctypes.c_ssize_t]:  # fmt: skip
-    n, c, h, w = x.shape
-    radius, rule = t.shape[-1] - 1, BORDERS.index(border)
-    return _Job(
-        n, c, h, w, last, radius, *tap_strides(t.shape[1:]), rule, rule, adjoint, bands, w * c, c,
-        *stride,
+def _job(library: _Library, *options: Any, sums: bool = False) -> tuple[_Numbers, int]:
+    """For maps of a shape, and how many threads take part."""
+    return _job_for(torch.get_num_threads(), library.lanes, sums, *options)
+
+
+@functools.lru_cache(1024)
+def _job_for(
+    threads: int, lanes: int, sums: bool, shape: torch.Size, last: bool, taps: torch.Size,
+    border: str, adjoint: bool, stride: Stride,
+) -> tuple[_Numbers, int]:  # fmt: skip
+    n, c, h, w = shape
+    radius, rule = taps[-1] - 1, BORDERS.index(border)
+    by_sample, by_channel = tap_strides(taps)
+    threads = min(threads, -(-shape.numel() // GRAIN))
+    vectors, bands = -(-n * c // lanes), 1
+    if threads > vectors and border != "circular" and h > 2 * radius:
+        # of a band that is no higher than its borders, most would be computed twice
+        bands = max(1, min(-(-threads // vectors), h // (2 * radius + 2)))
+    together = 1
+    if sums and not by_sample and (last or c % lanes == 0):
+        together = max(1, min(n, GRAIN // (lanes * h * w)))
+    job = _Job(
+        n, c, h, w, last, radius, by_sample, by_channel, rule, rule, adjoint, bands, w * c, c,
+        *stride, together,
     )  # fmt: skip
-
-
-def _shares(library: _Library, x: Tensor, radius: int, border: str) -> tuple[int, int]:
-    """How many threads take part, and in how many bands the rows of a plane are cut for them."""
-    threads = min(torch.get_num_threads(), -(-x.numel() // GRAIN))
-    n, c, h, _ = x.shape
-    vectors = -(-n * c // library.lanes)
-    if threads <= vectors or border == "circular" or h < 2 * radius + 1:
-        return threads, 1
-    # of a band that is no higher than its borders, most would be computed twice
-    return threads, max(1, min(-(-threads // vectors), h // (2 * radius + 2)))
+    return job, threads

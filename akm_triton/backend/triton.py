@@ -248,6 +248,19 @@ def modulate(
     return y, t
 
 
+def modulate_backward(
+    g: Tensor, z: Tensor, r: Tensor, s: Tensor, t: Tensor, border: str, of_map: bool,
+    gated: bool, max_radius: int, gaussian: str, truncate: float | None,
+) -> tuple[Tensor | None, Tensor, Tensor]:  # fmt: skip
+    """(dz or None, dr, ds), with the taps t of ``modulate``."""
+    dz = None
+    if of_map:
+        dz, dt = blur_backward(g, z, t, border)
+    else:
+        dt = tap_grads(g, z, t, border)
+    return dz, *gated_taps_grad(r, s, dt, gated, max_radius, gaussian, truncate)
+
+
 def gated_taps_grad(
     r: Tensor, s: Tensor, dt: Tensor,
     gated: bool, max_radius: int, gaussian: str, truncate: float | None,

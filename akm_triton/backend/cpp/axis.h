@@ -75,9 +75,13 @@ template <class T> struct Axis {
     drop_tiny();
     if (dense) {
       std::fill(matrix, matrix + size * size, Vec<T>{});
-      each_entry([&](Index i, Index j, Index n) {
-        if (i % step == 0) matrix[transposed ? j * kept + i / step : i / step * size + j] += one[n];
-      });
+      const Index by_input = transposed ? kept : 1;
+      for (Index i = 0; i < kept; ++i) {
+        Vec<T>* entries = matrix + (transposed ? i : i * size);
+        const Index* from = folded + radius + i * step;
+        for (Index n = -radius; n <= radius; ++n)
+          if (from[n] >= 0) entries[from[n] * by_input] += one[std::abs(n)];
+      }
       return;
     }
     taps[-1] = taps[2 * radius + 1] = Vec<T>{};

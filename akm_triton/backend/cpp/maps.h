@@ -18,8 +18,10 @@ struct Job {
   Index bands;                            // parts of the rows, which different threads may compute
   Index row_step, pixel_step;             // with ``last``: how far rows, and pixels of a row, lie apart
   Index keep_down, keep_across;           // which rows and columns of a blur are kept: the first, and every so manieth
+  Index together;                         // samples whose gradients of taps are one sum; of a blur 1
 
   bool strides() const { return keep_down > 1 || keep_across > 1; }
+  Index sums() const { return ceil_div(samples, together); }
   // The maps of what is kept.
   Job kept() const {
     Job job = *this;
@@ -41,9 +43,10 @@ template <class T> struct Tile {
   Index width, row_step, pixel_step, size;
   bool last;
 
+  // How many there are, or sums of them
   static Index count(const Job& job, int wide) {
-    return job.last ? job.samples * ceil_div<Index>(job.channels, L * wide)
-                    : ceil_div<Index>(job.samples * job.channels, L);
+    return job.last || job.together > 1 ? job.sums() * ceil_div<Index>(job.channels, L * wide)
+                                        : ceil_div<Index>(job.samples * job.channels, L);
   }
   // All samples of some channels come one after another, so that their taps are prepared once.
   Tile(const Job& job, int wide, Index i)

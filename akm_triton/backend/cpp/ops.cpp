@@ -9,7 +9,7 @@
 // rows until T(a) has summed it. An axis is a convolution with 2R+1 taps, or a product with the
 // matrix T where the axis is shorter than that.
 
-#include "direct.h"
+#include "narrow.h"
 #include "products.h"
 #include "rows.h"
 #include "taps.h"
@@ -114,7 +114,7 @@ void multiply_down(Products<T>& products, const Ring<T>& ring, Rows<T> u, Index 
     });
 }
 
-// grads (2, bands, N, C, R+1) = [∂F/∂a, ∂F/∂b] of F = ⟨g, T(a) z T(b)ᵀ⟩, and dz = T(a)ᵀ g T(b) if wanted.
+// grads (2, bands, sums, C, R+1) = [∂F/∂a, ∂F/∂b] of F = ⟨g, T(a) z T(b)ᵀ⟩, and dz = T(a)ᵀ g T(b) if wanted.
 template <class T>
 void gradients(
     const Plan<T>& plan, const T* g, const T* z, T* dz, const T* a, const T* b, T* grads,
@@ -126,7 +126,7 @@ void gradients(
     Ring<T> ring;
   };
   const Job& job = plan.job;
-  const Index h = job.height, w = job.width, r = job.radius, planes = job.samples * job.channels;
+  const Index h = job.height, w = job.width, r = job.radius;
   const Index batch = plan.dense ? h : plan.batch;
   std::vector<Vector> vectors;
   Rows<T> x[WIDE], out[WIDE];
@@ -140,19 +140,8 @@ void gradients(
   }
   const Rows<T> v = vectors[0].back.rows(batch, scratch), u{scratch.take<Vec<T>>(batch * w), w};
   Vec<T>*room = scratch.take<Vec<T>>(batch * w), *by_taps = scratch.take<Vec<T>>(r + 1);
-  for (Index i = from; i < to; ++i) {
-    const Task<T> task(plan, i);
+  const auto add = [&](const Task<T>& task) {
     const Tile<T>& tile = task.tile;
-    for (int k = 0; k < tile.vectors; ++k) {
-      Vector& vector = vectors[k];
-      if (const Index* taps = tile.taps + k * LANES<T>; vector.held.change(taps)) {
-        vector.of_a.axis.set(a, taps);
-        vector.of_b.axis.set(b, taps);
-        vector.back.set(b, taps);
-      }
-      vector.of_a.clear();
-      vector.of_b.clear();
-    }
     task.each_batch(plan, batch, [&](Index row, Index stop, Index done, Index needed) {
       const Index rows = stop - row;
       for (Index n; done < needed; done += n) {
@@ -175,16 +164,50 @@ void gradients(
       }
       if (dz) tile.store(dz, row, stop, out);
     });
+  };
+  for (Index i = from; i < to; ++i) {
+    const Index band = i % job.bands, sum = i / job.bands, sample = sum % job.sums() * job.together;
+    const Index first = sum / job.sums() * job.samples + sample;
+    const Task<T> task(plan, first * job.bands + band);
+    const Tile<T>& tile = task.tile;
+    for (int k = 0; k < tile.vectors; ++k) {
+      Vector& vector = vectors[k];
+      if (const Index* taps = tile.taps + k * LANES<T>; vector.held.change(taps)) {
+        vector.of_a.axis.set(a, taps);
+        vector.of_b.axis.set(b, taps);
+        vector.back.set(b, taps);
+      }
+      vector.of_a.clear();
+      vector.of_b.clear();
+    }
+    add(task);
+    for (Index n = 1; n < std::min(job.together, job.samples - sample); ++n)
+      add(Task<T>(plan, (first + n) * job.bands + band));
     for (int k = 0; k < tile.vectors; ++k)
       for (const Products<T>* products : {&vectors[k].of_a, &vectors[k].of_b}) {
         products->by_taps(by_taps);
-        const Index part = (products == &vectors[k].of_b) * job.bands + task.band;
+        const Index part = (products == &vectors[k].of_b) * job.bands + band;
         Index at[LANES<T>];
-        for (int l = 0; l < LANES<T>; ++l)
-          at[l] = (part * planes + tile.plane[k * LANES<T> + l]) * (r + 1);
+        for (int l = 0; l < LANES<T>; ++l) {
+          const Index plane = tile.plane[k * LANES<T> + l], n = plane / job.channels / job.together;
+          at[l] = ((part * job.sums() + n) * job.channels + plane % job.channels) * (r + 1);
+        }
         scatter(grads, at, tile.lanes(k), r + 1, by_taps);
       }
   }
+}
+
+// dt (2, count, R+1) from such gradients: the sums of those that share taps.
+template <class T> std::vector<double> sums_of_shared(const Job& job, const T* grads, Index count) {
+  const Index size = job.radius + 1;
+  std::vector<double> dt(2 * count * size);
+  for (Index part = 0; part < 2 * job.bands; ++part)
+    for (Index n = 0; n < job.sums(); ++n)
+      for (Index c = 0; c < job.channels; ++c, grads += size) {
+        double* to = &dt[part / job.bands * count * size + n * job.tap_sample + c * job.tap_channel];
+        for (Index m = 0; m < size; ++m) to[m] += grads[m];
+      }
+  return dt;
 }
 
 }  // namespace
@@ -208,7 +231,10 @@ int akm_blur(
   const Tables<T> tables = v ? Tables<T>{{t, v + half}, {v, t + half}} : Tables<T>{{t, t + half}};
   const Plan<T> plan(*job, threads, !v);
   return share<T>(plan, threads, [&](Index from, Index to, Scratch& scratch) {
-    if (plan.direct) blur_directly<T>(plan, z, y, t, t + half, from, to, scratch);
+    if (plan.narrow) {
+      const auto narrow = job->radius == 1 ? blur_narrowly<T, 1> : job->radius == 2 ? blur_narrowly<T, 2> : blur_narrowly<T, 3>;
+      narrow(plan, z, y, t, t + half, from, to, scratch);
+    } else if (plan.direct) blur_directly<T>(plan, z, y, t, t + half, from, to, scratch);
     else blur<T>(plan, z, y, tables, from, to, scratch);
   });
 }
@@ -252,5 +278,28 @@ int akm_taps_gradients(
     const Window* window, const NUMBER* r, const NUMBER* s, const NUMBER* dt, NUMBER* dr,
     NUMBER* ds, Index count) {
   return guarded([&] { gated_taps_gradients(*window, r, s, dt, dr, ds, count); });
+}
+
+// The taps t of ``count`` r and s, and y.
+int akm_modulate(
+    const Job* job, const Window* window, const NUMBER* z, const NUMBER* r, const NUMBER* s,
+    NUMBER* t, NUMBER* y, Index count, int threads) {
+  const int status = akm_taps(window, r, s, t, count);
+  return status ? status : akm_blur(job, z, y, t, nullptr, count * (job->radius + 1), threads);
+}
+
+// (dz, dr, ds); dz may be null.
+int akm_modulate_gradients(
+    const Job* job, const Window* window, const NUMBER* g, const NUMBER* z, const NUMBER* r,
+    const NUMBER* s, const NUMBER* t, NUMBER* dz, NUMBER* dr, NUMBER* ds, Index count, int threads) {
+  using T = NUMBER;
+  int status = 0;
+  const int other = guarded([&] {
+    const Index size = job->radius + 1;
+    const std::unique_ptr<T[]> grads(new T[2 * job->bands * job->sums() * job->channels * size]);
+    status = akm_gradients(job, g, z, dz, t, grads.get(), count * size, threads);
+    if (!status) gated_taps_gradients(*window, r, s, sums_of_shared(*job, grads.get(), count).data(), dr, ds, count);
+  });
+  return status | other;
 }
 }

@@ -22,6 +22,7 @@ template <class T> struct Plan {
   int wide;
   bool dense, whole;  // whether T(a) is a matrix; whether its first rows read the last ones
   bool direct;        // whether numbers stay as they lie in memory
+  bool narrow;        // whether they go straight from z to y
   Index columns;      // vectors of a row, or where ``direct`` of a part of it, that are computed together
   Index batch, ring;  // rows
 
@@ -36,6 +37,8 @@ template <class T> struct Plan {
     const bool plain = !job.adjoint || (job.down != Border::reflect && job.down != Border::replicate);
     direct = blurs && plain && !dense && !job.strides() && job.width >= 2 * job.radius + 1 &&
              (job.last || packed >= std::max<Index>(4, job.radius));  // rows of few vectors are slower so
+    const Index rest = job.channels - (tiles(wide) - 1) * wide * LANES<T>;  // channels of the last tile
+    narrow = direct && job.last && job.radius <= 3 && job.width >= NARROW<1> && rest >= LANES<T>;
     columns = direct && !job.last ? packed : job.width;
     if (direct && job.last && job.across != Border::circular)  // few, so that the ring stays in the first cache
       columns = part(job.width, std::max<Index>({CACHED / (4 * wide * (job.radius + 1)), 16 * job.radius, 2 * COLUMNS}));

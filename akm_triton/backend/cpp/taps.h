@@ -48,9 +48,10 @@ struct Taps {
           if (!(T(n) <= T(window.truncate) * std::abs(T(r[l])))) k[n][l] = slope[n][l] = 0;
     Wide total = k[0], change = slope[0];
     for (Index n = 1; n <= last; ++n) total += 2 * k[n], change += 2 * slope[n];
+    const Wide scale = 1 / total;
     for (Index n = 0; n <= last; ++n) {
-      k[n] /= total;
-      slope[n] = (slope[n] - k[n] * change) / total;
+      k[n] *= scale;
+      slope[n] = (slope[n] - k[n] * change) * scale;
     }
   }
 
@@ -73,8 +74,12 @@ struct Taps {
     const Index last = k.size() - 1;
     double most = 0;
     for (int l = 0; l < SIGMAS; ++l) most = std::max(most, t[l]);
+    Index first = last + 1;
+    const Index enough = std::sqrt(last * last + 40 * most) + 12;
+    // each step divides the error by (2n/t)² at least
+    for (double error = 1; error > 1e-17 && first < enough; ++first) error *= std::pow(most / (2.0 * first), 2);
     Wide ratio{}, change{};
-    for (Index n = std::sqrt(last * last + 40 * most) + 12; n > 0; --n) {
+    for (Index n = first; n > 0; --n) {
       const Wide s = 1 / (2.0 * n + t * ratio);
       change = s * s * (2.0 * n - t * t * change);
       ratio = t * s;
@@ -134,12 +139,12 @@ template <class T> void gated_taps(const Window& window, const T* r, const T* s,
 }
 
 // dr = ⟨sigmoid(s) da + db, ∂k/∂r⟩ and ds = sigmoid'(s) ⟨da, k⟩ for dt = [da, db]
-template <class T>
-void gated_taps_gradients(const Window& window, const T* r, const T* s, const T* dt, T* dr, T* ds, Index count) {
+template <class T, class Sum>
+void gated_taps_gradients(const Window& window, const T* r, const T* s, const Sum* dt, T* dr, T* ds, Index count) {
   const Index size = window.radius + 1;
   each_taps(window, r, s, count, [&](Index i, int number, const Wide& radius, const Taps& taps, const Wide& gate) {
     for (int l = 0; l < number; ++l) {
-      const T *da = dt + (i + l) * size, *db = da + count * size;
+      const Sum *da = dt + (i + l) * size, *db = da + count * size;
       double of_k = 0, of_slope = 0;
       for (Index n = 0; n < size; ++n) {
         of_k += da[n] * taps.k[n][l];

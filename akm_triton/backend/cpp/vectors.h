@@ -25,6 +25,8 @@ constexpr int BYTES = 16, ROWS = 2, DOT_ROWS = 4, DOT_COLUMNS = 6;
 #else
 constexpr int BYTES = 16, ROWS = 1, DOT_ROWS = 3, DOT_COLUMNS = 4;
 #endif
+// Columns that go down a map together by a narrow window of radius R
+template <int R> constexpr int NARROW = (ROWS > 1 ? 28 : 12) / (2 * R + 2);
 constexpr int COLUMNS = 14;  // the sides of most maps are multiples of 7
 constexpr int WIDE = 256 / BYTES;  // vectors of channels that lie side by side: whole cache lines, in order
 constexpr Index BATCH = 8192 / BYTES;  // pixels that go through the steps together, within the first cache
