@@ -385,7 +385,7 @@ class _Rows(NamedTuple):
         return (a.expand(*self.x.shape[:2], -1) if self.by_plane else a).contiguous()
 
     def shares(self, library: _Library) -> tuple[int, int]:
-        """How many threads take part, and in how many bands the rows of a plane are cut for them."""
+        """How many threads take part, and in how many bands they cut the rows of a plane."""
         threads = min(torch.get_num_threads(), -(-self.x.numel() // GRAIN))
         if self.last:
             vectors = self.samples * -(-self.channels // library.lanes)
